@@ -1,0 +1,59 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// Backend computes on the CPU.
+type Backend struct{ pool *pool }
+
+// Options of New.
+type Options struct {
+	Workers int // goroutines that compute, the caller's included; 0: GOMAXPROCS
+}
+
+// New starts a backend. Its workers live until Close.
+func New(o Options) *Backend { return &Backend{newPool(o.Workers)} }
+
+// Close stops the workers. No method may be called afterwards.
+func (b *Backend) Close() { b.pool.close.Do(func() { close(b.pool.jobs) }) }
+
+// Name returns "cpu".
+func (*Backend) Name() string { return "cpu" }
+
+// Alloc returns zeroed host memory.
+func (*Backend) Alloc(bytes int64) (buf tensor.Buffer, err error) {
+	if bytes < 0 || bytes > math.MaxInt-64 {
+		return nil, &kernel.OutOfMemoryError{Backend: "cpu", Bytes: bytes}
+	}
+	// make panics on sizes the address space cannot hold; a cache asked for
+	// too large must not take the program down
+	defer func() {
+		if recover() != nil {
+			buf, err = nil, &kernel.OutOfMemoryError{Backend: "cpu", Bytes: bytes}
+		}
+	}()
+	return tensor.NewHost(bytes), nil
+}
+
+// Attention returns the kernel for s. It supports every valid Spec.
+func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
+	if p := s.Problems(); len(p) > 0 {
+		return nil, &kernel.UnsupportedError{Backend: "cpu", Reasons: p}
+	}
+	return newAttention(b.pool, s), nil
+}
+
+// onHost reports a view that this backend cannot reach.
+func onHost(views ...*tensor.View) error {
+	for _, v := range views {
+		if v.Buf != nil && v.Bytes() == nil && v.Buf.Size() > 0 {
+			return fmt.Errorf("cpu: tensor %v is on %s, want host memory", v, v.Buf.Device())
+		}
+	}
+	return nil
+}

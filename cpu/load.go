@@ -1,0 +1,107 @@
+package cpu
+
+import (
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// reader widens rows of a tensor to float32.
+type reader struct {
+	f32    []float32
+	bits   []uint16
+	dtype  tensor.DType
+	offset int64
+	row    int64 // elements from one row (token, or page) to the next
+	slot   int64 // paged: elements from one slot of a page to the next
+	head   int64
+	dim    int64 // stride of features
+	n      int   // features
+}
+
+// read prepares a [rows, heads, dim] tensor, or [pages, slots, heads, dim].
+func read(v *tensor.View) reader {
+	r := reader{f32: v.F32s(), bits: v.Bits(), dtype: v.DType, offset: v.Offset, row: v.Stride[0]}
+	k := 1
+	if v.Rank == 4 {
+		r.slot, k = v.Stride[1], 2
+	}
+	r.head, r.dim, r.n = v.Stride[k], v.Stride[k+1], int(v.Shape[k+1])
+	return r
+}
+
+// load widens the features of one row from element at.
+func (r *reader) load(dst []float32, at int64) {
+	dst = dst[:r.n]
+	switch {
+	case r.f32 != nil && r.dim == 1:
+		copy(dst, r.f32[at:])
+	case r.f32 != nil:
+		for d := range dst {
+			dst[d] = r.f32[at+int64(d)*r.dim]
+		}
+	case r.dim == 1:
+		r.dtype.ToF32s(dst, r.bits[at:at+int64(r.n)])
+	default:
+		for d := range dst {
+			dst[d] = r.dtype.ToF32(r.bits[at+int64(d)*r.dim])
+		}
+	}
+}
+
+// loadRow widens row t of a head.
+func (r *reader) loadRow(dst []float32, t int64, head int) {
+	r.load(dst, r.offset+t*r.row+int64(head)*r.head)
+}
+
+// store rounds src to element at and on.
+func (r *reader) store(src []float32, at int64) {
+	src = src[:r.n]
+	switch {
+	case r.f32 != nil:
+		for d, x := range src {
+			r.f32[at+int64(d)*r.dim] = x
+		}
+	default:
+		for d, x := range src {
+			r.bits[at+int64(d)*r.dim] = r.dtype.FromF32(x)
+		}
+	}
+}
+
+func (r *reader) storeRow(src []float32, t int64, head int) {
+	r.store(src, r.offset+t*r.row+int64(head)*r.head)
+}
+
+// loadKeys widens keys j0 … j0+n−1 of a sequence to rows of dst.
+func (r *reader) loadKeys(dst []float32, b *kernel.Batch, s int, pageSize int, j0 int64, n int, head int) {
+	at := r.offset + int64(head)*r.head
+	if pageSize == 0 {
+		at += (int64(b.KeyStart[s]) + j0) * r.row
+		for j := range n {
+			r.load(dst[j*r.n:], at+int64(j)*r.row)
+		}
+		return
+	}
+	pages, size := b.Pages.Indices[b.Pages.Indptr[s]:], int64(pageSize)
+	page, slot := j0/size, j0%size
+	for j := range n {
+		r.load(dst[j*r.n:], at+int64(pages[page])*r.row+slot*r.slot)
+		if slot++; slot == size {
+			page, slot = page+1, 0
+		}
+	}
+}
+
+// scalars reads a rank-1 or rank-2 F32 tensor.
+type scalars struct {
+	x          []float32
+	offset     int64
+	row, col   int64
+	rows, cols int64
+}
+
+func readScalars(v *tensor.View) scalars {
+	return scalars{v.F32s(), v.Offset, v.Stride[0], v.Stride[1], v.Shape[0], v.Shape[1]}
+}
+
+func (s *scalars) at(i, k int64) *float32 { return &s.x[s.offset+i*s.row+k*s.col] }

@@ -1,0 +1,104 @@
+// Package archtest holds the import arrows of ARCHITECTURE.md as a test.
+package archtest
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/longctx/longctx/"
+
+// allowed is a statement of policy: what the packages of a folder may import,
+// of this module and of others. Do not relax it to fix a build.
+var allowed = map[string][]string{
+	"tensor":            {},
+	"internal/xmath":    {},
+	"kernel":            {"tensor", "internal/xmath"},
+	"attention":         {"kernel", "tensor", "internal/xmath"},
+	"rope":              {"kernel", "tensor", "internal/xmath"},
+	"kvcache":           {"kernel", "tensor", "internal/xmath"},
+	"kernel/kerneltest": {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
+	"cpu":               {"kernel", "tensor", "cpu/internal/vec"},
+	"cpu/internal/vec":  {"kernel", "tensor"},
+	"cuda":              {"kernel", "tensor"},
+	"backend":           {"kernel", "cpu", "cuda"},
+}
+
+// anything may be imported by these, and nothing imports them.
+var free = []string{"bench", "examples"}
+
+// It parses the files itself, under every build tag at once. Running go list
+// instead would let go test reuse a cached result after an import changed.
+func TestImports(t *testing.T) {
+	root := filepath.Join("..", "..")
+	seen := map[string]bool{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, p)
+		dir := filepath.ToSlash(filepath.Dir(rel))
+		if d.IsDir() {
+			if slices.Contains(free, filepath.ToSlash(rel)) || strings.HasPrefix(d.Name(), ".") && rel != "." || d.Name() == "testdata" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") {
+			return nil
+		}
+		want, ok := allowed[dir]
+		if !ok {
+			t.Errorf("%s: package %s has no arrows: add them here and to ARCHITECTURE.md", rel, dir)
+			return nil
+		}
+		seen[dir] = true
+		imports, err := importsOf(p)
+		for _, imp := range imports {
+			own, inside := strings.CutPrefix(imp, module)
+			if !inside {
+				own = imp
+			}
+			outside := !inside && strings.Contains(strings.Split(imp, "/")[0], ".")
+			if (inside || outside) && !slices.Contains(want, own) {
+				t.Errorf("%s imports %s: not in the arrows", rel, imp)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := range allowed {
+		if !seen[dir] {
+			t.Errorf("arrows of %s, which has no Go files", dir)
+		}
+	}
+}
+
+func importsOf(path string) ([]string, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := parser.ParseFile(token.NewFileSet(), path, src, parser.ImportsOnly)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, s := range f.Imports {
+		imp, err := strconv.Unquote(s.Path.Value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, imp)
+	}
+	return out, nil
+}

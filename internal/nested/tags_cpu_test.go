@@ -1,0 +1,5 @@
+//go:build cpu
+
+package nested
+
+var tags = []string{"-tags", "cpu"}

@@ -1,0 +1,32 @@
+package kernel
+
+import "github.com/longctx/longctx/tensor"
+
+// Backend computes. Its methods are safe for concurrent use.
+type Backend interface {
+	Name() string
+	// Alloc returns zeroed memory, or an *OutOfMemoryError.
+	Alloc(bytes int64) (tensor.Buffer, error)
+	// Attention returns the kernel for a Spec, or an *UnsupportedError that
+	// names every reason.
+	Attention(Spec) (Attention, error)
+	Ops
+}
+
+// Ops are the operations that need no plan.
+type Ops interface {
+	AppendKV(*AppendArgs) error
+	CopyPages(*CopyArgs) error
+	Rotate(*RotateArgs) error
+	Merge(*MergeArgs) error
+}
+
+// Attention is a kernel chosen for a Spec. Run and Backward use the Batch of
+// the last Plan; one Attention serves one goroutine at a time.
+type Attention interface {
+	Name() string // which kernel: "cpu/generic/exact/f32/d128"
+	Plan(*Batch) error
+	Run(*Args) error
+	Backward(*BackwardArgs) error
+	Close() error
+}

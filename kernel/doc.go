@@ -1,0 +1,100 @@
+// Package kernel is the contract between the packages that decide what to
+// compute (attention, rope, kvcache) and those that compute it (cpu, cuda):
+// plain data, one interface, and the numeric rules below. It imports no other
+// package of the library but tensor.
+//
+// For query token t of sequence s with query index i, head h and KV head
+// g = h/(Heads/KVHeads), attention is
+//
+//	x[j]  = Scale · rot(Query[t,h], PosQ(i)) · rot(Key[j,g], PosK(j))   for key indices j that i sees
+//	s[j]  = mods(x[j])
+//	Out   = Σ_j exp(s[j] − LSE) · Value[j,g]
+//	LSE   = ln Σ_j exp(s[j])
+//
+// where each pair (i, j) lies in the Region of at most one Term, which gives
+// PosQ and PosK. Axis letters: s sequence, t token, i query index, j key
+// index, h head, g KV head, d feature.
+//
+// # Three integers
+//
+// An index is a token's ordinal in its sequence; masks speak in indices. A
+// position is what a rotation turns by. A slot is where a row lies in a paged
+// cache, page·PageSize + offset. They are int32 in tables; offsets of elements
+// are int64 everywhere.
+//
+// # Rules for every policy
+//
+//   - LSE is natural, float32, one per (token, head), sinks included.
+//   - A row that sees no key, or only scores below −10³⁰: Out = 0; LSE = −Inf,
+//     or the sink logit if there is one.
+//   - Order: scale, log-n and term scale; soft cap; slopes; relative bias;
+//     prefix bias; mask; softmax.
+//   - Causal is bottom-right aligned: the last query sees the last key.
+//   - A window counts the query's own key. Sinks are the first keys.
+//   - A NaN or Inf in a visible Key or Value, or in a Query, reaches its own
+//     rows as IEEE 754 says and no other. Behind the mask, in unused page
+//     tails and in dropped slots, nothing is read into a result.
+//   - Rows of a Batch do not affect one another.
+//
+// # The Exact policy
+//
+// The result of a row is a pure function of the row, of the keys and values it
+// sees, in order, and of the Spec. It is fixed operation by operation; exact.go
+// has the scalar functions FMA, Exp2 = E, Log2, Tanh.
+//
+//  1. Every operation is IEEE 754 binary32, round to nearest even, subnormals
+//     kept: fused multiply-add, add, subtract, multiply, divide, max,
+//     conversion. A product that feeds an add is rounded first unless an FMA
+//     is written.
+//  2. F16 and BF16 inputs widen exactly.
+//  3. Rotation tables come from Rotation.Fill. A pair (x, y) turns to
+//     x' = fma(x, cos, −(y·sin)), y' = fma(y, cos, x·sin); PreRoPE keys turn
+//     in float32 after widening and are not rounded to KVDType.
+//  4. Score: a = fma(k[d], q[d], a) for d = 0 … HeadDim−1 from +0, then
+//     t = a·Batch.ScoreScale. Soft cap: t = T(t·inv)·capL. Slopes:
+//     t = fma(Slopes[h]·Log2E, −|i−j|, t). Relative bias:
+//     t = fma(bias, Log2E, t). Prefix bias: t = fma(C[i] − C[j], Log2E, t).
+//  5. Keys are taken by index in tiles of 64 and chunks of 512. A chunk starts
+//     with m = −10³⁰, l = +0, o = +0. For each tile that shows the row a key:
+//     m' = max(m, t_j over visible j, NaN skipped); f = E(m − m'); l = l·f;
+//     o = o·f; then for visible j ascending p = E(t_j − m'); l = l + p;
+//     o[d] = fma(v_j[d], p, o[d]).
+//  6. Chunks with a visible key merge left to right into a state that starts
+//     as a chunk does: M = max(ma, mb); fa = E(ma − M); fb = E(mb − M);
+//     l = fma(lb, fb, la·fa); o = fma(ob, fb, oa·fa).
+//  7. A sink logit then merges as the state (SinkLogit·Log2E, 1, 0).
+//  8. l = 0: Out = +0, LSE = −Inf. Otherwise Out = o·(1/l) + 0, rounded once to
+//     DType; the + 0 makes −0 into +0, so that a key skipped and a key of
+//     weight 0 agree. LSE = (m + L(l))·Ln2.
+//  9. Merge of (Out, LSE) states: M = max(a, b); wa = E((a − M)·Log2E), wb
+//     likewise; l = wa + wb; Out = fma(ob, wb, oa·wa)·(1/l) + 0;
+//     LSE = M + L(l)·Ln2. A side with LSE −Inf leaves the other as it is.
+//  10. Backward: D = fma(dO[d], O[d], ·) over d from +0, minus dLSE;
+//     p = E(t − LSE·Log2E); dP = fma(dO[d], v[d], ·); ds = p·(dP − D), with
+//     soft cap times fma(−T, T, 1); g = ds·(ScoreScale·Ln2). dQ' = fma(k', g, ·)
+//     over visible keys ascending in each Term, turned back by
+//     x = fma(x', cos, y'·sin), y = fma(y', cos, −(x'·sin)), Terms added in
+//     order. dK' and dV take for each key the query heads of its group
+//     ascending, and of each the queries ascending:
+//     dK' = fma(q', g, ·), dV = fma(dO, p, ·).
+//  11. Of a NaN only that it is one is promised, not its payload.
+//
+// The Fast policy of a backend may take any order; see Policy.
+//
+// # Names
+//
+//	here                        flash-attention      FlashInfer                vLLM
+//	Query, Key, Value, Out      q, k, v, out         q, k, v, o                query, key, value, output
+//	Heads, KVHeads              nheads, nheads_k     num_qo_heads, num_kv_heads num_heads, num_kv_heads
+//	HeadDim, ValueDim           headdim, headdim_v   head_dim_qk, head_dim_vo  head_size
+//	QueryStart [n+1]            cu_seqlens_q         qo_indptr                 query_start_loc
+//	SeqLens [n]                 seqused_k            (kv_indptr, last_page_len) seq_lens
+//	PageSize                    page_block_size      page_size                 block_size
+//	BlockTable (CSR)            block_table (dense)  kv_indptr, kv_indices     block_table (dense)
+//	AppendArgs.Slots, −1 drops  –                    –                         slot_mapping, PAD_SLOT_ID −1
+//	Scale, SoftCap              softmax_scale, softcap sm_scale, logits_soft_cap scale, logits_soft_cap
+//	window of W keys            window_size (W−1, 0) window_left W−1           sliding_window W
+//	LSE (natural)               softmax_lse (natural) lse (base 2)             softmax_lse (natural)
+//	SinkLogit                   learnable_sink       sink                      sinks
+//	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
+package kernel
