@@ -12,14 +12,14 @@ import (
 
 // Attention is a kernel chosen for a Config. It serves one goroutine at a time.
 type Attention struct {
-	config   Config
-	spec     kernel.Spec
-	kernel   kernel.Attention
-	batch    kernel.Batch
-	table    table
-	keyPos   []int32 // reused by Plan
-	explicit kernel.Positions
-	planned  bool
+	config           Config
+	spec             kernel.Spec
+	kernel           kernel.Attention
+	batch            kernel.Batch
+	table            table
+	keyPos, queryPos []int32 // reused by Plan
+	explicit         kernel.Positions
+	planned          bool
 }
 
 // ConfigError lists everything that is wrong with a Config.

@@ -63,7 +63,12 @@ type Step struct {
 
 	// Positions other than the index: of each query token, and of each key,
 	// sequence after sequence. Nil KeyPos with a KV source takes the source's.
+	// Nil QueryPos takes those of the queries' own keys, the last ones.
 	QueryPos, KeyPos []int32
+
+	// ByRank takes the index as position even if the KV source has kept others:
+	// after eviction, the rank in the cache, as StreamingLLM does.
+	ByRank bool
 
 	PrefixLens []int              // of each sequence, with PrefixLM
 	Documents  []int32            // of each key, with Documents: ids that do not decrease in a sequence

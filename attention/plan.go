@@ -114,13 +114,19 @@ func (a *Attention) planMasks(step *Step, b *kernel.Batch) error {
 // planPositions sets explicit positions where there are any.
 func (a *Attention) planPositions(step *Step, b *kernel.Batch) error {
 	b.Positions = nil
-	key := step.KeyPos
+	query, key := step.QueryPos, step.KeyPos
+	if step.ByRank {
+		if query != nil || key != nil {
+			return fmt.Errorf("attention: Step.ByRank with QueryPos or KeyPos, want one of them")
+		}
+		return nil
+	}
 	if key == nil && step.KV != nil {
 		if key = step.KV.KeyPositions(a.keyPos[:0]); key != nil {
 			a.keyPos = key
 		}
 	}
-	if key == nil && step.QueryPos == nil {
+	if key == nil && query == nil {
 		return nil
 	}
 	total := 0
@@ -130,12 +136,31 @@ func (a *Attention) planPositions(step *Step, b *kernel.Batch) error {
 	if key != nil && len(key) != total {
 		return fmt.Errorf("attention: %d key positions, want %d, one for each key", len(key), total)
 	}
-	if step.QueryPos != nil && len(step.QueryPos) != b.Tokens() {
-		return fmt.Errorf("attention: %d query positions, want %d, one for each query token", len(step.QueryPos), b.Tokens())
+	if query == nil {
+		var err error
+		if query, err = a.ownPositions(b, key); err != nil {
+			return err
+		}
 	}
-	a.explicit = kernel.Positions{Query: step.QueryPos, Key: key}
+	if len(query) != b.Tokens() {
+		return fmt.Errorf("attention: %d query positions, want %d, one for each query token", len(query), b.Tokens())
+	}
+	a.explicit = kernel.Positions{Query: query, Key: key}
 	b.Positions = &a.explicit
 	return nil
+}
+
+// ownPositions takes for each query the position of its own key.
+func (a *Attention) ownPositions(b *kernel.Batch, key []int32) ([]int32, error) {
+	a.queryPos = a.queryPos[:0]
+	for s, n := range b.SeqLens {
+		if q := b.QueryLen(s); q > int(n) {
+			return nil, fmt.Errorf("attention: sequence %d has %d queries and %d keys with positions of their own, want Step.QueryPos", s, q, n)
+		}
+		a.queryPos = append(a.queryPos, key[b.QueryIndex(s):n]...)
+		key = key[n:]
+	}
+	return a.queryPos, nil
 }
 
 // planTerms lowers the position module: regions, rotation table, score scales.

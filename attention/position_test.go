@@ -9,6 +9,7 @@ import (
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/kvcache"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -318,6 +319,42 @@ func TestStreamingLLMIsEviction(t *testing.T) {
 				near(t, what, run(t, b, cache), all.rows(i, i+1), 3e-6)
 			}
 		}
+	}
+}
+
+// The same with a cache that does drop keys, token by token: pages of one token,
+// and positions by rank.
+func TestStreamingLLMIsACacheThatDrops(t *testing.T) {
+	const n = 90
+	b := backend(t, 1)
+	m := attention.StreamingLLM{Sinks: 3, Recent: 20}
+	in := causal(m, rand.New(rand.NewPCG(2, 4)), n)
+	all := run(t, b, in)
+	cache, err := kvcache.New(b, kvcache.Config{Layers: 1, Pages: m.Sinks + m.Recent + 1, PageSize: 1,
+		KVHeads: in.config.KVHeads, HeadDim: in.config.HeadDim, ValueDim: in.config.HeadDim, DType: tensor.F32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := cache.NewSequence()
+	for i := range n {
+		slots, err := cache.Extend([]kvcache.ID{id}, []int{1}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := int64(i)
+		if err := cache.Append(0, slots, in.key.Slice(0, at, at+1), in.value.Slice(0, at, at+1)); err != nil {
+			t.Fatal(err)
+		}
+		if i >= m.Sinks+m.Recent {
+			if err := cache.Drop(id, m.Sinks, m.Sinks+1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		step := in.clone()
+		step.config.Position, step.config.PageSize = attention.Absolute{}, 1
+		step.step = attention.Step{QueryLens: []int{1}, KV: cache.Sequences(id), ByRank: true}
+		step.query, step.key, step.value = in.query.Slice(0, at, at+1), cache.KeyView(0), cache.ValueView(0)
+		near(t, fmt.Sprintf("token %d", i), run(t, b, step), all.rows(i, i+1), 3e-6)
 	}
 }
 

@@ -192,8 +192,11 @@ func inRegion(r kernel.Region, i, j, prefix int) bool {
 
 // dot is the product of query t and key row, each rotated as the term says.
 func (ref *reference) dot(term attention.Term, t, row, i, j, h, g int) float64 {
-	if ref.step.QueryPos != nil {
+	switch {
+	case ref.step.QueryPos != nil:
 		i = int(ref.step.QueryPos[t])
+	case ref.step.KeyPos != nil:
+		i = int(ref.step.KeyPos[row-j+i]) // that of the query's own key
 	}
 	if ref.step.KeyPos != nil {
 		j = int(ref.step.KeyPos[row])

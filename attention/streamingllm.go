@@ -28,8 +28,8 @@ import (
 // affair: dropping the keys out of sight gives the same output up to rounding.
 //
 // Limits: positions must be the indices, so where a cache did drop keys, use
-// Absolute with ranks as explicit positions. It is made for causal masks; under
-// others, keys after the query keep their true distance.
+// Absolute with Step.ByRank. It is made for causal masks; under others, keys
+// after the query keep their true distance.
 type StreamingLLM struct {
 	Sinks  int // first keys that stay in sight, at least 0; the paper has 4
 	Recent int // last keys in sight, the query's own included, at least 1

@@ -26,17 +26,11 @@ func (b *Backend) Close() { b.pool.close.Do(func() { close(b.pool.jobs) }) }
 func (*Backend) Name() string { return "cpu" }
 
 // Alloc returns zeroed host memory.
-func (*Backend) Alloc(bytes int64) (buf tensor.Buffer, err error) {
-	if bytes < 0 || bytes > math.MaxInt-64 {
+func (*Backend) Alloc(bytes int64) (tensor.Buffer, error) {
+	const large = 64 << 20
+	if bytes < 0 || bytes > math.MaxInt-large || bytes > large && !granted(bytes) {
 		return nil, &kernel.OutOfMemoryError{Backend: "cpu", Bytes: bytes}
 	}
-	// make panics on sizes the address space cannot hold; a cache asked for
-	// too large must not take the program down
-	defer func() {
-		if recover() != nil {
-			buf, err = nil, &kernel.OutOfMemoryError{Backend: "cpu", Bytes: bytes}
-		}
-	}()
 	return tensor.NewHost(bytes), nil
 }
 

@@ -23,16 +23,42 @@ func (*Backend) AppendKV(a *kernel.AppendArgs) error {
 
 func appendRows(rows, cache *tensor.View, slots []int32) {
 	src, dst := read(rows), read(cache)
-	buf := make([]float32, src.n)
-	size := cache.Shape[1]
+	size, heads := cache.Shape[1], int(cache.Shape[2])
 	for t, s := range slots {
 		if s < 0 {
 			continue
 		}
-		for h := range int(cache.Shape[2]) {
-			src.loadRow(buf, int64(t), h)
-			dst.store(buf, dst.offset+int64(s)/size*dst.row+int64(s)%size*dst.slot+int64(h)*dst.head)
+		at := dst.offset + int64(s)/size*dst.row + int64(s)%size*dst.slot
+		for h := range heads {
+			move(&dst, at+int64(h)*dst.head, &src, src.offset+int64(t)*src.row+int64(h)*src.head)
 		}
+	}
+}
+
+// move copies the features of one row, converted where the types differ.
+func move(dst *reader, to int64, src *reader, from int64) {
+	if dst.dim == 1 && src.dim == 1 && dst.dtype == src.dtype {
+		n := int64(src.n)
+		if dst.f32 != nil {
+			copy(dst.f32[to:to+n], src.f32[from:from+n])
+		} else {
+			copy(dst.bits[to:to+n], src.bits[from:from+n])
+		}
+		return
+	}
+	for range src.n {
+		var x float32
+		if src.f32 != nil {
+			x = src.f32[from]
+		} else {
+			x = src.dtype.ToF32(src.bits[from])
+		}
+		if dst.f32 != nil {
+			dst.f32[to] = x
+		} else {
+			dst.bits[to] = dst.dtype.FromF32(x)
+		}
+		to, from = to+dst.dim, from+src.dim
 	}
 }
 
@@ -44,19 +70,13 @@ func (*Backend) CopyPages(a *kernel.CopyArgs) error {
 	if err := onHost(&a.Cache); err != nil {
 		return err
 	}
-	c := &a.Cache
+	c := read(&a.Cache)
 	for i := range a.Src {
-		src, dst := c.Offset+int64(a.Src[i])*c.Stride[0], c.Offset+int64(a.Dst[i])*c.Stride[0]
-		for slot := range c.Shape[1] {
-			for h := range c.Shape[2] {
-				for d := range c.Shape[3] {
-					at := slot*c.Stride[1] + h*c.Stride[2] + d*c.Stride[3]
-					if x := c.F32s(); x != nil {
-						x[dst+at] = x[src+at]
-					} else {
-						c.Bits()[dst+at] = c.Bits()[src+at]
-					}
-				}
+		src, dst := c.offset+int64(a.Src[i])*c.row, c.offset+int64(a.Dst[i])*c.row
+		for slot := range a.Cache.Shape[1] {
+			for h := range a.Cache.Shape[2] {
+				at := slot*c.slot + h*c.head
+				move(&c, dst+at, &c, src+at)
 			}
 		}
 	}

@@ -267,7 +267,7 @@ func (a *BackwardArgs) Validate(s *Spec, b *Batch) error {
 		dout = tensor.F32
 	}
 	rows := a.Key.Shape[0]
-	for _, v := range []struct {
+	for _, v := range [...]struct {
 		name  string
 		view  *tensor.View
 		dtype tensor.DType
@@ -382,11 +382,11 @@ func (noBuffer) Size() int64    { return 0 }
 // Validate checks the views and slots of an append.
 func (a *AppendArgs) Validate() error {
 	tokens := int64(len(a.Slots))
-	for _, c := range []struct {
-		name       string
-		row, cache *tensor.View
-	}{{"Key", &a.Key, &a.KeyCache}, {"Value", &a.Value, &a.ValueCache}} {
-		if err := checkView(c.name+"Cache", c.cache, c.cache.DType, c.cache.Shape[0], c.cache.Shape[1], c.cache.Shape[2], c.cache.Shape[3]); err != nil {
+	for _, c := range [...]struct {
+		name, cacheName string
+		row, cache      *tensor.View
+	}{{"Key", "KeyCache", &a.Key, &a.KeyCache}, {"Value", "ValueCache", &a.Value, &a.ValueCache}} {
+		if err := checkView(c.cacheName, c.cache, c.cache.DType, c.cache.Shape[0], c.cache.Shape[1], c.cache.Shape[2], c.cache.Shape[3]); err != nil {
 			return err
 		}
 		if err := checkView(c.name, c.row, c.row.DType, tokens, c.cache.Shape[2], c.cache.Shape[3]); err != nil {

@@ -145,7 +145,8 @@ func (v *View) Len() int64 { return count(v.Shape[:v.Rank]) }
 // Slice keeps lo <= index < hi of dimension dim. It panics outside the shape.
 func (v View) Slice(dim int, lo, hi int64) View {
 	if dim < 0 || dim >= v.Rank || lo < 0 || hi < lo || hi > v.Shape[dim] {
-		panic(fmt.Sprintf("tensor: slice [%d:%d] of dimension %d of %v", lo, hi, dim, &v))
+		w := v // so that v itself stays off the heap
+		panic(fmt.Sprintf("tensor: slice [%d:%d] of dimension %d of %v", lo, hi, dim, &w))
 	}
 	v.Offset += lo * v.Stride[dim]
 	v.Shape[dim] = hi - lo
@@ -254,6 +255,9 @@ func (v *View) at(index []int64) int64 {
 func (v *View) String() string {
 	if v.Buf == nil {
 		return "no tensor"
+	}
+	if v.Rank < 0 || v.Rank > MaxRank {
+		return fmt.Sprintf("%v of rank %d", v.DType, v.Rank)
 	}
 	return v.DType.String() + strings.ReplaceAll(fmt.Sprint(v.Shape[:v.Rank]), " ", ",")
 }

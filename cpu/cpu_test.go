@@ -1,0 +1,170 @@
+package cpu
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/kernel/kerneltest"
+	"github.com/longctx/longctx/tensor"
+)
+
+// Every case must be supported: this backend is the fallback for all others.
+// The golden hashes hold the numbers of workers to the same bits; more workers
+// than blocks compute the chunks of a block side by side.
+func TestConformance(t *testing.T) {
+	for _, workers := range []int{1, 3} {
+		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
+			b := New(Options{Workers: workers})
+			defer b.Close()
+			kerneltest.Run(t, b, kerneltest.All)
+		})
+	}
+}
+
+// step is a small step of a kernel that uses every kind of score and mask data.
+type step struct {
+	attention kernel.Attention
+	args      kernel.Args
+	grads     kernel.BackwardArgs
+}
+
+func newStep(t *testing.T, b *Backend, queries, keys int, backward bool) *step {
+	t.Helper()
+	spec := kernel.Spec{
+		Heads: 4, KVHeads: 1, HeadDim: 8, ValueDim: 6, DType: tensor.F32, KVDType: tensor.F32,
+		Terms: 2, Masks: kernel.MaskDocument, Scores: kernel.ScoreSoftCap | kernel.ScoreSlopes | kernel.ScoreSinkLogit,
+		Scale: 0.3, SoftCap: 20, Policy: kernel.Fast, Backward: backward,
+	}
+	a, err := b.Attention(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	random := func(shape ...int64) tensor.View {
+		v := tensor.New(tensor.F32, shape...)
+		for i, x := 0, v.F32s(); i < len(x); i++ {
+			x[i] = float32(r.NormFloat64())
+		}
+		return v
+	}
+	n, k := int64(queries), int64(keys)
+	batch := &kernel.Batch{
+		QueryStart: []int32{0, int32(queries)}, SeqLens: []int32{int32(keys)}, KeyStart: []int32{0},
+		Terms: []kernel.Term{
+			{Region: kernel.Region{Diff: kernel.Range{Lo: 0, Hi: 100}, Key: kernel.All}},
+			{Region: kernel.Region{Diff: kernel.Range{Lo: 100, Hi: kernel.MaxBound}, Key: kernel.All}},
+		},
+		Documents: make([]int32, keys),
+	}
+	for range 2 * queries {
+		batch.ScoreScale = append(batch.ScoreScale, 0.4)
+	}
+	if err := a.Plan(batch); err != nil {
+		t.Fatal(err)
+	}
+	s := &step{attention: a}
+	s.args = kernel.Args{Query: random(n, 4, 8), Key: random(k, 1, 8), Value: random(k, 1, 6), Out: random(n, 4, 6), LSE: random(n, 4)}
+	s.args.Slopes, s.args.SinkLogit = random(4), random(4)
+	s.grads = kernel.BackwardArgs{
+		Query: s.args.Query, Key: s.args.Key, Value: s.args.Value, Out: s.args.Out, LSE: s.args.LSE, ScoreArgs: s.args.ScoreArgs,
+		DOut: random(n, 4, 6), DQuery: random(n, 4, 8), DKey: random(k, 1, 8), DValue: random(k, 1, 6),
+	}
+	return s
+}
+
+func TestRunAllocatesNothing(t *testing.T) {
+	for _, workers := range []int{1, 2} {
+		b := New(Options{Workers: workers})
+		defer b.Close()
+		for name, s := range map[string]*step{
+			"prefill":      newStep(t, b, 200, 200, true),
+			"split decode": newStep(t, b, 1, 3000, false),
+		} {
+			if n := testing.AllocsPerRun(10, func() {
+				if err := s.attention.Run(&s.args); err != nil {
+					t.Fatal(err)
+				}
+				if name == "prefill" {
+					if err := s.attention.Backward(&s.grads); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}); n != 0 {
+				t.Errorf("%s with %d workers: %v allocations, want 0", name, workers, n)
+			}
+		}
+	}
+}
+
+// Kernels of one backend run side by side; the race detector watches.
+func TestKernelsRunConcurrently(t *testing.T) {
+	b := New(Options{Workers: 2})
+	defer b.Close()
+	var group sync.WaitGroup
+	for k := range 4 {
+		s := newStep(t, b, 1+100*(k%2), 1500, false)
+		group.Go(func() {
+			for range 3 {
+				if err := s.attention.Run(&s.args); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestMisuseIsTyped(t *testing.T) {
+	b := New(Options{Workers: 1})
+	defer b.Close()
+	s := newStep(t, b, 4, 4, false)
+	fresh, err := b.Attention(kernel.Spec{Heads: 1, KVHeads: 1, HeadDim: 1, ValueDim: 1, DType: tensor.F32, KVDType: tensor.F32, Terms: 1, Scale: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh.Run(&s.args); !errors.Is(err, kernel.ErrNoPlan) {
+		t.Errorf("Run before Plan: %v, want ErrNoPlan", err)
+	}
+	if err := s.attention.Backward(&s.grads); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Backward without Spec.Backward: %v, want ErrUnsupported", err)
+	}
+	for range 2 {
+		if err := s.attention.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	if err := s.attention.Run(&s.args); !errors.Is(err, kernel.ErrClosed) {
+		t.Errorf("Run after Close: %v, want ErrClosed", err)
+	}
+	var oom *kernel.OutOfMemoryError
+	for _, n := range []int64{-1, 1 << 44, 1 << 62} {
+		if _, err := b.Alloc(n); !errors.As(err, &oom) || oom.Bytes != n {
+			t.Errorf("Alloc(%d): %v, want an OutOfMemoryError", n, err)
+		}
+	}
+	_, err = b.Attention(kernel.Spec{Heads: 3, KVHeads: 2, HeadDim: 1000})
+	var unsupported *kernel.UnsupportedError
+	if !errors.As(err, &unsupported) || len(unsupported.Reasons) < 5 {
+		t.Errorf("a bad Spec: %v, want an UnsupportedError with every reason", err)
+	}
+}
+
+// elsewhere is memory of another device.
+type elsewhere struct{}
+
+func (elsewhere) Device() string { return "cuda:0" }
+func (elsewhere) Size() int64    { return 1 << 20 }
+
+func TestMemoryOfAnotherDeviceIsRefused(t *testing.T) {
+	b := New(Options{Workers: 1})
+	defer b.Close()
+	s := newStep(t, b, 4, 4, false)
+	s.args.Key.Buf = elsewhere{}
+	if err := s.attention.Run(&s.args); err == nil {
+		t.Error("Run with keys on another device gave no error")
+	}
+}

@@ -1,0 +1,309 @@
+package kerneltest_test
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/longctx/longctx/cpu"
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/kernel/kerneltest"
+	"github.com/longctx/longctx/tensor"
+)
+
+// A suite that cannot fail proves nothing: these backends are wrong in one way
+// each, and the cases named must notice.
+
+// wrong wraps a right backend. Its hooks run around the calls.
+type wrong struct {
+	kernel.Backend
+	choose   func(*kernel.Spec) error
+	plan     func(*kernel.Batch) *kernel.Batch
+	before   func(*kernel.Args)
+	after    func(*kernel.Args)
+	backward func(*kernel.BackwardArgs)
+	appendKV func(*kernel.AppendArgs)
+	copied   func(*kernel.CopyArgs)
+	rotate   func(*kernel.RotateArgs)
+	merged   func(*kernel.MergeArgs)
+	deaf     bool // no errors
+}
+
+func (w *wrong) Attention(s kernel.Spec) (kernel.Attention, error) {
+	if w.choose != nil {
+		if err := w.choose(&s); err != nil {
+			return nil, err
+		}
+	}
+	a, err := w.Backend.Attention(s)
+	if err != nil {
+		return nil, err
+	}
+	return &wrongAttention{a, w}, nil
+}
+
+func (w *wrong) hear(err error) error {
+	if w.deaf {
+		return nil
+	}
+	return err
+}
+
+func (w *wrong) AppendKV(a *kernel.AppendArgs) error {
+	b := *a
+	if w.appendKV != nil {
+		w.appendKV(&b)
+	}
+	return w.hear(w.Backend.AppendKV(&b))
+}
+
+func (w *wrong) CopyPages(a *kernel.CopyArgs) error {
+	err := w.Backend.CopyPages(a)
+	if w.copied != nil && err == nil {
+		w.copied(a)
+	}
+	return w.hear(err)
+}
+
+func (w *wrong) Rotate(a *kernel.RotateArgs) error {
+	b := *a
+	if w.rotate != nil {
+		w.rotate(&b)
+	}
+	return w.hear(w.Backend.Rotate(&b))
+}
+
+func (w *wrong) Merge(a *kernel.MergeArgs) error {
+	err := w.Backend.Merge(a)
+	if w.merged != nil && err == nil {
+		w.merged(a)
+	}
+	return w.hear(err)
+}
+
+type wrongAttention struct {
+	kernel.Attention
+	w *wrong
+}
+
+func (a *wrongAttention) Plan(b *kernel.Batch) error {
+	if a.w.plan != nil {
+		b = a.w.plan(b)
+	}
+	return a.Attention.Plan(b)
+}
+
+func (a *wrongAttention) Run(args *kernel.Args) error {
+	b := *args
+	if a.w.before != nil {
+		a.w.before(&b)
+	}
+	err := a.Attention.Run(&b)
+	if a.w.after != nil && err == nil {
+		a.w.after(args)
+	}
+	return a.w.hear(err)
+}
+
+func (a *wrongAttention) Backward(args *kernel.BackwardArgs) error {
+	err := a.Attention.Backward(args)
+	if a.w.backward != nil && err == nil {
+		a.w.backward(args)
+	}
+	return err
+}
+
+// flip changes the last bit of the last element of a view.
+func flip(v *tensor.View) {
+	at := v.Offset
+	for d := range v.Rank {
+		at += (v.Shape[d] - 1) * v.Stride[d]
+	}
+	if x := v.F32s(); x != nil {
+		x[at] = math.Float32frombits(math.Float32bits(x[at]) ^ 1)
+	} else {
+		v.Bits()[at] ^= 1
+	}
+}
+
+func shift(b *kernel.Batch, change func(*kernel.Region)) *kernel.Batch {
+	c := *b
+	c.Terms = append([]kernel.Term(nil), b.Terms...)
+	for i := range c.Terms {
+		change(&c.Terms[i].Region)
+	}
+	return &c
+}
+
+func TestWrongBackendsAreCaught(t *testing.T) {
+	right := cpu.New(cpu.Options{Workers: 1})
+	defer right.Close()
+	byName := map[string]kerneltest.Case{}
+	for _, c := range kerneltest.Cases() {
+		byName[c.String()] = c
+	}
+	const exact, fast = kernel.Exact, kernel.Fast
+	type catch struct {
+		name   string
+		policy kernel.Policy
+	}
+	for _, w := range []struct {
+		name  string
+		wrong wrong
+		catch []catch
+		says  string
+	}{
+		{"last bit of Out", wrong{after: func(a *kernel.Args) { flip(&a.Out) }},
+			[]catch{{"attention/batch/mixed", exact}, {"attention/types/bf16/bf16/paged", exact}, {"attention/extreme/nan-key", exact}}, "bits"},
+		{"last bit of LSE", wrong{after: func(a *kernel.Args) {
+			if !a.LSE.IsZero() {
+				flip(&a.LSE)
+			}
+		}}, []catch{{"attention/decode/keys=1", exact}, {"attention/decode/keys=513", exact}}, "bits"},
+		{"one element off by a thousandth", wrong{after: func(a *kernel.Args) { a.Out.Set(a.Out.At(0, 0, 0)*1.001+0.001, 0, 0, 0) }},
+			[]catch{{"attention/decode/keys=513", fast}, {"attention/batch/mixed", fast}, {"attention/mask/tree", fast}}, "off"},
+		{"mask one key short", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			return shift(b, func(r *kernel.Region) { r.Diff.Lo++ })
+		}}, []catch{{"attention/mask/causal", fast}, {"attention/prefill/tokens=65", exact}, {"attention/mask/band", fast}}, ""},
+		{"window one key long", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			return shift(b, func(r *kernel.Region) { r.Diff.Hi = max(r.Diff.Hi, r.Diff.Hi+1) })
+		}}, []catch{{"attention/mask/window=20", fast}, {"attention/extreme/masked-nan/window", fast}}, ""},
+		{"positions one off", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			c := *shift(b, func(*kernel.Region) {})
+			for i := range c.Terms {
+				c.Terms[i].RowQ.First++
+			}
+			return &c
+		}}, []catch{{"attention/rotation/half-split/pre-RoPE", fast}, {"attention/positions/rerope", fast}}, ""},
+		{"documents not looked at", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			c := *b
+			c.Documents = make([]int32, len(b.Documents))
+			return &c
+		}}, []catch{{"attention/mask/documents", fast}, {"attention/extreme/masked-nan/documents", fast}}, ""},
+		{"tree one bit wrong", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			c := *b
+			c.Tree.Bits = append([]uint64(nil), b.Tree.Bits...)
+			if len(c.Tree.Bits) > 2 {
+				c.Tree.Bits[2] ^= 1 // the root, seen by the second query
+			}
+			return &c
+		}}, []catch{{"attention/mask/tree", fast}}, ""},
+		{"two pages exchanged", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			c := *b
+			if p := append([]int32(nil), b.Pages.Indices...); len(p) > 1 {
+				p[0], p[1] = p[1], p[0]
+				c.Pages.Indices = p
+			}
+			return &c
+		}}, []catch{{"attention/rotation/half-split/pre-RoPE/f16-paged", fast}, {"attention/pages=16/f32", exact}, {"identity/page-size/1", exact}}, ""},
+		{"first row depends on the batch", wrong{after: func(a *kernel.Args) {
+			if a.Out.Shape[0] > 1 {
+				a.Out.Set(a.Out.At(0, 0, 0)*(1+1e-6), 0, 0, 0)
+			}
+		}}, []catch{{"identity/row-alone/0", exact}, {"identity/chunked-prefill/0", exact}}, "alone|chunks"},
+		{"different from run to run", wrong{after: counter()}, []catch{{"identity/run-to-run/0", fast}, {"identity/backward/run-to-run", exact}}, "run"},
+		{"writes before Out", wrong{after: func(a *kernel.Args) { a.Out.F32s()[0] = 1 }}, []catch{{"attention/layout=2/paged", fast}}, "around"},
+		{"writes past a head", wrong{after: func(a *kernel.Args) {
+			if s := a.Out.Stride[1]; s > a.Out.Shape[2] {
+				a.Out.F32s()[a.Out.Offset+a.Out.Shape[2]] = 0
+			}
+		}}, []catch{{"attention/layout=2/paged", fast}}, "around"},
+		{"writes to Key", wrong{after: func(a *kernel.Args) { flip(&a.Key) }}, []catch{{"attention/batch/mixed", fast}}, "changed"},
+		{"a row left out", wrong{before: func(a *kernel.Args) { a.Out = tensor.New(a.Out.DType, a.Out.Shape[:3]...) }},
+			[]catch{{"attention/batch/mixed", fast}, {"attention/batch/no-keys", exact}}, ""},
+		{"empty rows of LSE 0", wrong{after: func(a *kernel.Args) {
+			for i := range a.LSE.Shape[0] {
+				if math.IsInf(float64(a.LSE.At(i, 0)), -1) {
+					a.LSE.Set(0, i, 0)
+				}
+			}
+		}}, []catch{{"attention/batch/no-keys", fast}, {"attention/batch/more-queries-than-keys", fast}}, "LSE"},
+		{"no sink logit", wrong{choose: func(s *kernel.Spec) error { s.Scores &^= kernel.ScoreSinkLogit; return nil }},
+			[]catch{{"attention/score/sinklogit/causal", fast}}, ""},
+		{"NaN made 0", wrong{after: func(a *kernel.Args) {
+			for i := range a.Out.Shape[0] {
+				for h := range a.Out.Shape[1] {
+					for d := range a.Out.Shape[2] {
+						if x := a.Out.At(i, h, d); x != x {
+							a.Out.Set(0, i, h, d)
+						}
+					}
+				}
+			}
+		}}, []catch{{"attention/extreme/nan-query", fast}, {"attention/extreme/nan-value", exact}}, ""},
+		{"panics", wrong{plan: func(*kernel.Batch) *kernel.Batch { panic("ouch") }}, []catch{{"attention/batch/mixed", exact}}, "ouch"},
+		{"bare refusal", wrong{choose: func(*kernel.Spec) error { return fmt.Errorf("no: %w", errors.ErrUnsupported) }}, []catch{{"attention/batch/mixed", exact}}, "say what"},
+		{"refusal", wrong{choose: func(*kernel.Spec) error {
+			return &kernel.UnsupportedError{Backend: "wrong", Reasons: []string{"it is late"}}
+		}}, []catch{{"attention/batch/mixed", exact}, {"identity/layout/0", exact}, {"errors/batch/zero", fast}}, "late"},
+		{"Exact where Fast is asked is right, Fast where Exact is asked is not", wrong{choose: func(s *kernel.Spec) error { s.Policy = fast; return nil }},
+			[]catch{{"attention/batch/mixed", exact}}, "bits"},
+		{"last bit of DQuery", wrong{backward: func(a *kernel.BackwardArgs) { flip(&a.DQuery) }}, []catch{{"backward/score/all", exact}}, "DQuery"},
+		{"DKey doubled", wrong{backward: func(a *kernel.BackwardArgs) {
+			for i := range a.DKey.F32s() {
+				a.DKey.F32s()[i] *= 2
+			}
+		}}, []catch{{"backward/score/all", fast}, {"backward/layout=0", exact}}, "DKey"},
+		{"slots one off", wrong{appendKV: func(a *kernel.AppendArgs) {
+			a.Slots = append([]int32(nil), a.Slots...)
+			a.Slots[0], a.Slots[1] = a.Slots[1], a.Slots[0]
+		}}, []catch{{"append/f32-to-f32", exact}}, "KeyCache"},
+		{"drops not dropped", wrong{appendKV: func(a *kernel.AppendArgs) {
+			a.Slots = append([]int32(nil), a.Slots...)
+			for i, s := range a.Slots {
+				if s < 0 {
+					a.Slots[i] = a.Slots[0]
+				}
+			}
+		}}, []catch{{"append/bf16-to-f16", exact}}, "Cache"},
+		{"a copied page spoiled", wrong{copied: func(a *kernel.CopyArgs) { v := a.Cache.Slice(0, 1, 2); flip(&v) }}, []catch{{"copy/f16", exact}}, "Cache"},
+		{"layouts confused", wrong{rotate: func(a *kernel.RotateArgs) { a.Layout = 1 - a.Layout }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "X"},
+		{"inverse ignored", wrong{rotate: func(a *kernel.RotateArgs) { a.Inverse = false }}, []catch{{"rotate/bf16/interleaved/dim=32/inverse=true", fast}, {"rotate/there-and-back", exact}}, "X"},
+		{"rotation on the tail", wrong{rotate: func(a *kernel.RotateArgs) { flip(&a.X) }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "not rotated"},
+		{"last bit of a merge", wrong{merged: func(a *kernel.MergeArgs) { flip(&a.Out) }}, []catch{{"merge/f32-to-f32/in-place=false", exact}}, "Out"},
+		{"merged LSE off", wrong{merged: func(a *kernel.MergeArgs) { a.LSE.Set(a.LSE.At(0, 0)+0.001, 0, 0) }}, []catch{{"merge/bf16-to-bf16/in-place=true", fast}, {"merge/halves/f32", fast}}, "LSE"},
+		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/run/contiguous/Query", exact}, {"errors/append/slot-too-large", exact}, {"errors/copy/views", fast},
+			{"errors/rotate/row-too-large", exact}, {"errors/merge/views", exact}, {"errors/order", exact}}, ""},
+		{"Out written before the check", wrong{before: func(a *kernel.Args) {
+			if a.Out.Buf != nil && len(a.Out.F32s()) > 0 {
+				a.Out.F32s()[0] = 1
+			}
+		}}, []catch{{"errors/run/contiguous/Query", exact}}, "in spite"},
+	} {
+		t.Run(w.name, func(t *testing.T) {
+			w.wrong.Backend = right
+			for _, at := range w.catch {
+				c, ok := byName[at.name]
+				if !ok {
+					t.Errorf("no case %s", at.name)
+					continue
+				}
+				if r := kerneltest.Check(right, c, at.policy); !r.OK() {
+					t.Errorf("the right backend: %v", &r)
+				}
+				r := kerneltest.Check(&w.wrong, c, at.policy)
+				if r.OK() {
+					t.Errorf("%s %v does not notice", at.name, at.policy)
+				}
+				said := false
+				for _, s := range strings.Split(w.says, "|") {
+					said = said || strings.Contains(r.String(), s)
+				}
+				if !said {
+					t.Errorf("%s %v does not say %q: %v", at.name, at.policy, w.says, &r)
+				}
+			}
+		})
+	}
+}
+
+// counter makes every run a little different.
+func counter() func(*kernel.Args) {
+	n := float32(0)
+	return func(a *kernel.Args) {
+		n++
+		a.Out.Set(n, 0, 0, 0)
+	}
+}

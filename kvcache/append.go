@@ -1,0 +1,70 @@
+package kvcache
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// Append stores the rows key [tokens, KVHeads, HeadDim] and value [tokens,
+// KVHeads, ValueDim] in the slots [tokens] that Extend gave, of one layer,
+// rounded to Config.DType. A slot of −1 drops its row. The keys must be rotated
+// as Config.KeyStorage says. Each slot may come once.
+//
+// A slot outside the cache or in a page that is free or shared is a *SlotError;
+// a shape that does not fit is a *ValueError. Nothing is stored then.
+func (c *Cache) Append(layer int, slots []int32, key, value tensor.View) error {
+	if err := c.checkLayer(layer); err != nil {
+		return err
+	}
+	if err := c.checkRows("key", key, len(slots), c.config.HeadDim); err != nil {
+		return err
+	}
+	if err := c.checkRows("value", value, len(slots), c.config.ValueDim); err != nil {
+		return err
+	}
+	if err := c.checkSlots(slots); err != nil {
+		return err
+	}
+	args := c.appends.Get().(*kernel.AppendArgs)
+	*args = kernel.AppendArgs{Key: key, Value: value, KeyCache: c.keys[layer], ValueCache: c.values[layer], Slots: slots}
+	err := c.backend.AppendKV(args)
+	*args = kernel.AppendArgs{} // the caller's memory must not live on in the pool
+	c.appends.Put(args)
+	return err
+}
+
+func (c *Cache) checkRows(name string, v tensor.View, tokens, dim int) error {
+	if err := v.Check(); err != nil {
+		return fmt.Errorf("kvcache: Append: %s: %w", name, err)
+	}
+	want := [tensor.MaxRank]int64{int64(tokens), int64(c.config.KVHeads), int64(dim)}
+	if v.Rank != 3 || v.Shape != want {
+		return valueError("Append: "+name, v.String(), "%s",
+			strings.ReplaceAll(fmt.Sprint(want[:3]), " ", ",")+" for as many slots, KVHeads and features")
+	}
+	return nil
+}
+
+func (c *Cache) checkSlots(slots []int32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	size := int32(c.config.PageSize)
+	for i, slot := range slots {
+		if slot == -1 {
+			continue
+		}
+		if slot < 0 || slot/size >= int32(c.config.Pages) {
+			return &SlotError{i, slot, fmt.Sprintf("want −1 or 0 to %d", int64(size)*int64(c.config.Pages)-1)}
+		}
+		switch refs := c.pool.refs[slot/size]; {
+		case refs == 0:
+			return &SlotError{i, slot, "its page is free; want a slot that Extend gave"}
+		case refs > 1:
+			return &SlotError{i, slot, fmt.Sprintf("its page is shared by %d sequences; store the rows before a Fork", refs)}
+		}
+	}
+	return nil
+}

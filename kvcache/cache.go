@@ -1,0 +1,102 @@
+package kvcache
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// Cache holds the keys and values of all layers of a model. See the package
+// comment for what may be called at the same time.
+type Cache struct {
+	config  Config
+	bytes   int64
+	backend kernel.Backend
+	keys    []tensor.View // [Layers] of [Pages, PageSize, KVHeads, HeadDim]
+	values  []tensor.View // [Layers] of [Pages, PageSize, KVHeads, ValueDim]
+
+	appends sync.Pool // of *kernel.AppendArgs: through an interface a local one would move to the heap
+
+	mu        sync.Mutex // of all below
+	pool      pool
+	sequences map[ID]*sequence
+	tokens    int64 // Σ lengths
+	extension extension
+}
+
+// New allocates a cache of empty pages on b: for each layer one tensor of keys
+// and one of values. It returns a *ValueError for a bad Config, and the
+// backend's error, wrapped, where memory is short.
+func New(b kernel.Backend, c Config) (*Cache, error) {
+	if b == nil {
+		return nil, valueError("Backend", "nil", "a backend")
+	}
+	bytes, err := Bytes(c)
+	if err != nil {
+		return nil, err
+	}
+	cache := &Cache{config: c, bytes: bytes, backend: b, sequences: map[ID]*sequence{}}
+	cache.appends.New = func() any { return new(kernel.AppendArgs) }
+	for layer := range c.Layers {
+		key, err := c.alloc(b, c.HeadDim)
+		if err != nil {
+			return nil, fmt.Errorf("kvcache: keys of layer %d of %d: %w", layer, c.Layers, err)
+		}
+		value, err := c.alloc(b, c.ValueDim)
+		if err != nil {
+			return nil, fmt.Errorf("kvcache: values of layer %d of %d: %w", layer, c.Layers, err)
+		}
+		cache.keys, cache.values = append(cache.keys, key), append(cache.values, value)
+	}
+	cache.pool = newPool(c.Pages)
+	return cache, nil
+}
+
+func (c *Config) alloc(b kernel.Backend, dim int) (tensor.View, error) {
+	shape := []int64{int64(c.Pages), int64(c.PageSize), int64(c.KVHeads), int64(dim)}
+	bytes, _ := product(append(shape, c.DType.Size())...) // a part of what Bytes checked
+	buffer, err := b.Alloc(bytes)
+	if err != nil {
+		return tensor.View{}, err
+	}
+	v := tensor.Of(buffer, c.DType, shape...)
+	return v, v.Check()
+}
+
+// Config returns what New was given.
+func (c *Cache) Config() Config { return c.config }
+
+// KeyView is the keys of a layer, [Pages, PageSize, KVHeads, HeadDim]; no
+// tensor for a layer that is not there. Rows outside the tables of LowerKV
+// hold anything.
+func (c *Cache) KeyView(layer int) tensor.View { return viewOf(c.keys, layer) }
+
+// ValueView is the values of a layer, [Pages, PageSize, KVHeads, ValueDim], as
+// KeyView.
+func (c *Cache) ValueView(layer int) tensor.View { return viewOf(c.values, layer) }
+
+func viewOf(views []tensor.View, layer int) tensor.View {
+	if layer < 0 || layer >= len(views) {
+		return tensor.View{}
+	}
+	return views[layer]
+}
+
+func (c *Cache) checkLayer(layer int) error {
+	if layer < 0 || layer >= c.config.Layers {
+		return valueError("layer", layer, "0 to %d", c.config.Layers-1)
+	}
+	return nil
+}
+
+// pagesFor is the number of pages that n keys take. Written so that it does
+// not overflow.
+func (c *Cache) pagesFor(n int) int {
+	pages := n / c.config.PageSize
+	if n%c.config.PageSize > 0 {
+		pages++
+	}
+	return pages
+}

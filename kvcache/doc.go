@@ -1,0 +1,66 @@
+// Package kvcache keeps the keys and values of many sequences, for all layers
+// of a model, in pages of a fixed size (Kwon et al., "Efficient Memory
+// Management for Large Language Model Serving with PagedAttention",
+// https://arxiv.org/abs/2309.06180).
+//
+// # Step
+//
+// A step of a model over a batch of sequences is
+//
+//	slots, err := cache.Extend(ids, counts, slots[:0]) // room for the new tokens, or nothing
+//	err = view.LowerKV(&batch)                         // lengths and pages, for attention
+//	for layer := range layers {
+//		err = cache.Append(layer, slots, key, value)   // store the new rows
+//		…                                              // attend to KeyView(layer), ValueView(layer)
+//	}
+//
+// Extend and LowerKV allocate only to grow what they keep, Append not at all.
+//
+// # Three integers
+//
+// The ordinal of a key is its place in its sequence: 0 <= j < Len. Masks and
+// page tables go by it. Its position is what RoPE rotates by; it is the ordinal
+// unless the caller gave another or keys before it were dropped. Its slot is
+// where its row lies: page·PageSize + offset, in the tensors of every layer.
+//
+// # Invariants
+//
+// CheckIntegrity tests the first five.
+//
+//  1. Every page is free or used: it is on the free list once, or in at least
+//     one table.
+//  2. The count of a page is the number of tables that hold it. No table holds
+//     a page twice.
+//  3. A sequence of n keys holds exactly ⌈n/PageSize⌉ pages; only the last may
+//     be partly filled. Key j lies in the ⌊j/PageSize⌋th, at j mod PageSize.
+//  4. A sequence of n keys has n positions, each of 0 to 2³¹−1.
+//  5. Slots and lengths are below 2³¹.
+//  6. A page in several tables is not written. Extend gives a sequence its own
+//     copy of a shared, partly filled last page, in all layers; Append refuses
+//     a slot whose page is shared or free.
+//  7. Every method that changes the cache does all it was asked, or returns an
+//     error and has changed nothing. Append is the exception: if the backend
+//     fails, rows of the slots it was given may have been written.
+//  8. An ID is never given twice, not even by two caches of one process.
+//
+// It follows from 6 that the rows of a sequence do not change while it holds
+// their pages, whatever is done to other sequences, its forks included.
+//
+// # Concurrency
+//
+// The methods of a Cache may be called from several goroutines. Calls for one
+// sequence must be in an order that makes sense, and the caller sees to that:
+//
+//   - From Extend until Append of the last layer has returned, the sequence
+//     must not be forked, truncated, dropped from, freed or extended again: its
+//     new rows are not yet there. (Append finds most of such mistakes.)
+//   - While attention reads a sequence by tables that LowerKV made, that
+//     sequence must not be extended, truncated, dropped from or freed: it could
+//     let go of a page, which another then writes. Fork of it is allowed, and
+//     so is everything on other sequences.
+//
+// "Until" and "while" are meant in the order in which the device works: on a
+// backend that queues its work in one stream, the order of the calls is enough.
+// The lock is held for metadata and while pages are copied, not while Append
+// stores rows.
+package kvcache

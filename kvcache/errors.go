@@ -1,0 +1,58 @@
+package kvcache
+
+import "fmt"
+
+// ValueError reports a field of a Config or an argument outside what is
+// allowed.
+type ValueError struct {
+	Name      string // "Config.Pages", "Drop: from"
+	Got, Want string
+}
+
+func (e *ValueError) Error() string {
+	return fmt.Sprintf("kvcache: %s is %s, want %s", e.Name, e.Got, e.Want)
+}
+
+func valueError(name string, got any, want string, args ...any) error {
+	return &ValueError{Name: name, Got: fmt.Sprint(got), Want: fmt.Sprintf(want, args...)}
+}
+
+// UnknownSequenceError reports an ID that this cache never gave, or whose
+// sequence was freed.
+type UnknownSequenceError struct{ ID ID }
+
+func (e *UnknownSequenceError) Error() string {
+	return fmt.Sprintf("kvcache: no sequence %d: it was freed, or is of another cache", e.ID)
+}
+
+// OutOfPagesError reports that Extend needs more pages than are free. Nothing
+// was changed; free or truncate sequences, or extend fewer, and try again.
+type OutOfPagesError struct {
+	Need int64 // pages for the whole call, copies of shared pages included
+	Free int
+}
+
+func (e *OutOfPagesError) Error() string {
+	return fmt.Sprintf("kvcache: %d pages needed, %d free", e.Need, e.Free)
+}
+
+// TooLongError reports a length or a position that int32 tables cannot hold.
+type TooLongError struct {
+	What string // "length of sequence 7"
+	Got  string
+}
+
+func (e *TooLongError) Error() string {
+	return fmt.Sprintf("kvcache: %s is %s, want at most 2³¹−1", e.What, e.Got)
+}
+
+// SlotError reports a slot into which Append must not write.
+type SlotError struct {
+	Index  int // in the slots of the call
+	Slot   int32
+	Reason string
+}
+
+func (e *SlotError) Error() string {
+	return fmt.Sprintf("kvcache: slots[%d] is %d: %s", e.Index, e.Slot, e.Reason)
+}

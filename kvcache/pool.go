@@ -1,0 +1,52 @@
+package kvcache
+
+// pool counts the tables that hold each page, and keeps the pages that none
+// holds on a stack: a page just freed is the likeliest to be in a near cache.
+type pool struct {
+	refs   []int32 // [pages] tables that hold the page
+	free   []int32 // the pages with refs 0; the last is the next to be given
+	shared int     // pages with refs above 1
+}
+
+func newPool(pages int) pool {
+	p := pool{refs: make([]int32, pages), free: make([]int32, pages)}
+	for i := range p.free {
+		p.free[i] = int32(pages - 1 - i)
+	}
+	return p
+}
+
+// take gives a free page to one table. The caller has seen that there is one.
+func (p *pool) take() int32 {
+	last := len(p.free) - 1
+	page := p.free[last]
+	p.free = p.free[:last]
+	p.refs[page] = 1
+	return page
+}
+
+// hold adds a table to those of a used page.
+func (p *pool) hold(page int32) {
+	if p.refs[page]++; p.refs[page] == 2 {
+		p.shared++
+	}
+}
+
+// drop removes a table from those of a page.
+func (p *pool) drop(page int32) {
+	p.refs[page]--
+	switch p.refs[page] {
+	case 0:
+		p.free = append(p.free, page)
+	case 1:
+		p.shared--
+	}
+}
+
+// dropAll drops pages from the last to the first, so that the first is the
+// next to be given.
+func (p *pool) dropAll(pages []int32) {
+	for i := len(pages) - 1; i >= 0; i-- {
+		p.drop(pages[i])
+	}
+}
