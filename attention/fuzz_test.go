@@ -291,7 +291,14 @@ func (g *bytes) length() int {
 	if n := g.next(); n < 240 {
 		return n % 90
 	}
-	return of(g, 0, -1, 1<<31, math.MaxInt, 300)
+	return of(g, 0, -1, past(), math.MinInt, 300)
+}
+
+// past is the first length that is too long, negative where int has 32 bits.
+func past() int {
+	n := math.MaxInt32
+	n++
+	return n
 }
 
 func (g *bytes) positions(n int) []int32 {

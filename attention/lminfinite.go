@@ -14,8 +14,8 @@ package attention
 // keys between.)
 //
 // Cost: O(Window + Global) keys a query, and one more rotated copy of each
-// query than WindowSinks, 3·RotaryDim FLOPs. Keys of the first Term stay
-// unrotated in the second. No more bytes.
+// query than WindowSinks, 3·RotaryDim FLOPs. No more bytes; a tile with local
+// and global keys is multiplied twice.
 //
 // Limits: keys are stored PreRoPE. It is made for causal masks; under others,
 // keys after the query keep their true distance.

@@ -15,7 +15,7 @@ import (
 
 func TestMetaPageSize(t *testing.T) {
 	b := backend(t, 2)
-	random(t, 40, func(t *testing.T, r *rand.Rand) {
+	random(t, 25, func(t *testing.T, r *rand.Rand) {
 		in := randomInput(r, 1+r.IntN(3), anyMask)
 		in.config.PageSize = 0
 		want := run(t, b, in)
@@ -108,7 +108,7 @@ func TestMetaGQARepeats(t *testing.T) {
 // Masks that hide nothing, or hide the same, for the lengths at hand.
 func TestMetaWindowCoversAll(t *testing.T) {
 	b := backend(t, 2)
-	random(t, 30, func(t *testing.T, r *rand.Rand) {
+	random(t, 15, func(t *testing.T, r *rand.Rand) {
 		in := randomInput(r, 1+r.IntN(3), func(*rand.Rand) attention.Mask { return attention.Causal() })
 		longest := 1
 		for s, n := range in.step.KeyLens {

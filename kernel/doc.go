@@ -76,7 +76,8 @@
 //     x = fma(x', cos, y'·sin), y = fma(y', cos, −(x'·sin)), Terms added in
 //     order. dK' and dV take for each key the query heads of its group
 //     ascending, and of each the queries ascending:
-//     dK' = fma(q', g, ·), dV = fma(dO, p, ·).
+//     dK' = fma(q', g, ·), dV = fma(dO, p, ·). dK' too is kept by Term and the
+//     Terms added in order, turned back first where keys are PreRoPE.
 //  11. Of a NaN only that it is one is promised, not its payload.
 //
 // The Fast policy of a backend may take any order; see Policy.

@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/longctx/longctx/tensor"
 )
@@ -47,6 +48,9 @@ func (s *Spec) Problems() []string {
 
 // Validate checks a Batch against the Spec of the kernel that plans it.
 func (b *Batch) Validate(s *Spec) error {
+	if b == nil {
+		return absent("Batch")
+	}
 	n := len(b.SeqLens)
 	if err := lengthOf("Batch.QueryStart", len(b.QueryStart), n+1); err != nil {
 		return err
@@ -229,6 +233,9 @@ func (b *Batch) validateBlocks(s *Spec) error {
 	return nil
 }
 
+// absent is the error for a nil argument.
+func absent(name string) error { return &ValueError{name, "nil", "arguments"} }
+
 func lengthOf(name string, got, want int) error {
 	if got == want {
 		return nil
@@ -238,6 +245,9 @@ func lengthOf(name string, got, want int) error {
 
 // Validate checks the views of a Run against its Spec and Batch.
 func (a *Args) Validate(s *Spec, b *Batch) error {
+	if a == nil {
+		return absent("Args")
+	}
 	tokens := int64(b.Tokens())
 	if err := checkView("Query", &a.Query, s.DType, tokens, int64(s.Heads), int64(s.HeadDim)); err != nil {
 		return err
@@ -261,6 +271,9 @@ func (a *Args) Validate(s *Spec, b *Batch) error {
 
 // Validate checks the views of a Backward against its Spec and Batch.
 func (a *BackwardArgs) Validate(s *Spec, b *Batch) error {
+	if a == nil {
+		return absent("BackwardArgs")
+	}
 	tokens, heads, kvHeads := int64(b.Tokens()), int64(s.Heads), int64(s.KVHeads)
 	dout := s.DType
 	if a.DOut.DType == tensor.F32 {
@@ -381,6 +394,9 @@ func (noBuffer) Size() int64    { return 0 }
 
 // Validate checks the views and slots of an append.
 func (a *AppendArgs) Validate() error {
+	if a == nil {
+		return absent("AppendArgs")
+	}
 	tokens := int64(len(a.Slots))
 	for _, c := range [...]struct {
 		name, cacheName string
@@ -409,6 +425,9 @@ func (a *AppendArgs) Validate() error {
 
 // Validate checks the view and pages of a copy.
 func (a *CopyArgs) Validate() error {
+	if a == nil {
+		return absent("CopyArgs")
+	}
 	c := &a.Cache
 	if err := checkView("Cache", c, c.DType, c.Shape[0], c.Shape[1], c.Shape[2], c.Shape[3]); err != nil {
 		return err
@@ -423,11 +442,20 @@ func (a *CopyArgs) Validate() error {
 			}
 		}
 	}
+	// few pages are copied at once; a set would allocate
+	for i, p := range a.Dst {
+		if slices.Contains(a.Src, p) || slices.Contains(a.Dst[:i], p) {
+			return &ValueError{fmt.Sprintf("Dst[%d]", i), fmt.Sprint(p), "a page that is no other source or target"}
+		}
+	}
 	return nil
 }
 
 // Validate checks the view, rows and table of a rotation.
 func (a *RotateArgs) Validate() error {
+	if a == nil {
+		return absent("RotateArgs")
+	}
 	if a.X.Rank != 3 {
 		return &ShapeError{"X", a.X.String(), "[tokens, heads, dim]"}
 	}
@@ -454,6 +482,9 @@ func (a *RotateArgs) Validate() error {
 
 // Validate checks the views of a merge.
 func (a *MergeArgs) Validate() error {
+	if a == nil {
+		return absent("MergeArgs")
+	}
 	o := &a.Out
 	if o.Rank != 3 {
 		return &ShapeError{"Out", o.String(), "[tokens, heads, dim]"}

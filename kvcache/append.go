@@ -2,7 +2,6 @@ package kvcache
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -19,31 +18,34 @@ func (c *Cache) Append(layer int, slots []int32, key, value tensor.View) error {
 	if err := c.checkLayer(layer); err != nil {
 		return err
 	}
-	if err := c.checkRows("key", key, len(slots), c.config.HeadDim); err != nil {
-		return err
-	}
-	if err := c.checkRows("value", value, len(slots), c.config.ValueDim); err != nil {
-		return err
-	}
-	if err := c.checkSlots(slots); err != nil {
-		return err
-	}
 	args := c.appends.Get().(*kernel.AppendArgs)
 	*args = kernel.AppendArgs{Key: key, Value: value, KeyCache: c.keys[layer], ValueCache: c.values[layer], Slots: slots}
-	err := c.backend.AppendKV(args)
+	err := c.checkAppend(args)
+	if err == nil {
+		err = c.backend.AppendKV(args)
+	}
 	*args = kernel.AppendArgs{} // the caller's memory must not live on in the pool
 	c.appends.Put(args)
 	return err
 }
 
-func (c *Cache) checkRows(name string, v tensor.View, tokens, dim int) error {
+func (c *Cache) checkAppend(a *kernel.AppendArgs) error {
+	if err := c.checkRows("key", &a.Key, len(a.Slots), c.config.HeadDim); err != nil {
+		return err
+	}
+	if err := c.checkRows("value", &a.Value, len(a.Slots), c.config.ValueDim); err != nil {
+		return err
+	}
+	return c.checkSlots(a.Slots)
+}
+
+func (c *Cache) checkRows(name string, v *tensor.View, tokens, dim int) error {
 	if err := v.Check(); err != nil {
 		return fmt.Errorf("kvcache: Append: %s: %w", name, err)
 	}
-	want := [tensor.MaxRank]int64{int64(tokens), int64(c.config.KVHeads), int64(dim)}
-	if v.Rank != 3 || v.Shape != want {
-		return valueError("Append: "+name, v.String(), "%s",
-			strings.ReplaceAll(fmt.Sprint(want[:3]), " ", ",")+" for as many slots, KVHeads and features")
+	heads := c.config.KVHeads
+	if v.Rank != 3 || v.Shape[0] != int64(tokens) || v.Shape[1] != int64(heads) || v.Shape[2] != int64(dim) {
+		return valueError("Append: "+name, v, "[%d,%d,%d] for as many slots, KVHeads and features", tokens, heads, dim)
 	}
 	return nil
 }

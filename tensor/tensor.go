@@ -4,7 +4,7 @@ package tensor
 
 import (
 	"fmt"
-	"strings"
+	"strconv"
 	"unsafe"
 )
 
@@ -145,8 +145,7 @@ func (v *View) Len() int64 { return count(v.Shape[:v.Rank]) }
 // Slice keeps lo <= index < hi of dimension dim. It panics outside the shape.
 func (v View) Slice(dim int, lo, hi int64) View {
 	if dim < 0 || dim >= v.Rank || lo < 0 || hi < lo || hi > v.Shape[dim] {
-		w := v // so that v itself stays off the heap
-		panic(fmt.Sprintf("tensor: slice [%d:%d] of dimension %d of %v", lo, hi, dim, &w))
+		panic(fmt.Sprintf("tensor: slice [%d:%d] of dimension %d of %s", lo, hi, dim, v.String()))
 	}
 	v.Offset += lo * v.Stride[dim]
 	v.Shape[dim] = hi - lo
@@ -176,18 +175,18 @@ func (v *View) Check() error {
 	for i := range v.Rank {
 		n, s := v.Shape[i], v.Stride[i]
 		if n < 0 || s < 0 {
-			return fmt.Errorf("tensor: shape %v with strides %v has a negative entry", v.Shape[:v.Rank], v.Stride[:v.Rank])
+			return fmt.Errorf("tensor: %s with strides %s has a negative entry", v.String(), v.strides())
 		}
 		if n == 0 {
 			return nil
 		}
 		if s != 0 && n-1 > (1<<62-last)/s {
-			return fmt.Errorf("tensor: shape %v with strides %v overflows", v.Shape[:v.Rank], v.Stride[:v.Rank])
+			return fmt.Errorf("tensor: %s with strides %s overflows", v.String(), v.strides())
 		}
 		last += (n - 1) * s
 	}
 	if have := v.Buf.Size() / v.DType.Size(); last >= have {
-		return fmt.Errorf("tensor: %v reaches element %d of a buffer of %d", v, last, have)
+		return fmt.Errorf("tensor: %s reaches element %d of a buffer of %d", v.String(), last, have)
 	}
 	return nil
 }
@@ -240,24 +239,41 @@ func (v *View) Set(x float32, index ...int64) {
 
 func (v *View) at(index []int64) int64 {
 	if len(index) != v.Rank {
-		panic(fmt.Sprintf("tensor: %d indices into %v", len(index), v))
+		panic(fmt.Sprintf("tensor: %d indices into %s", len(index), v.String()))
 	}
 	at := v.Offset
 	for d, i := range index {
 		if i < 0 || i >= v.Shape[d] {
-			panic(fmt.Sprintf("tensor: index %v outside %v", index, v))
+			panic(fmt.Sprintf("tensor: index outside %s", v.String()))
 		}
 		at += i * v.Stride[d]
 	}
 	return at
 }
 
+// String is the type and shape: "f32[4,8,64]". It is written out by hand so
+// that a View whose checks print it stays off the heap.
 func (v *View) String() string {
 	if v.Buf == nil {
 		return "no tensor"
 	}
+	out := []byte(v.DType.String())
 	if v.Rank < 0 || v.Rank > MaxRank {
-		return fmt.Sprintf("%v of rank %d", v.DType, v.Rank)
+		return string(strconv.AppendInt(append(out, " of rank "...), int64(v.Rank), 10))
 	}
-	return v.DType.String() + strings.ReplaceAll(fmt.Sprint(v.Shape[:v.Rank]), " ", ",")
+	return string(appendList(out, v.Shape, v.Rank))
+}
+
+// strides is the strides of v, as String writes shapes.
+func (v *View) strides() string { return string(appendList(nil, v.Stride, v.Rank)) }
+
+func appendList(out []byte, x [MaxRank]int64, n int) []byte {
+	out = append(out, '[')
+	for i, e := range x[:n] {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = strconv.AppendInt(out, e, 10)
+	}
+	return append(out, ']')
 }
