@@ -56,9 +56,9 @@ func (t *table) reset(r kernel.Rotation) {
 	*t = table{rotation: r}
 }
 
-// maxRows bounds the table: positions further apart than this want explicit
-// smaller positions, not gigabytes of cosines.
-const maxRows = 1 << 26
+// maxBytes bounds a segment: at 128 rotated features, 8 million positions. Two
+// positions further apart are a mistake more often than a wish.
+const maxBytes = 4 << 30
 
 // segmentFor makes rows for positions x of m and returns the segment's number.
 func (t *table) segmentFor(m PosMap, side kernel.Side, x span) (int, error) {
@@ -75,11 +75,12 @@ func (t *table) segmentFor(m PosMap, side kernel.Side, x span) (int, error) {
 	s := &t.segments[i]
 	have := span{s.first, s.first + s.count - 1}
 	want := have.union(u)
-	if want.hi-want.lo >= maxRows {
+	most := int64(maxBytes / (4 * t.rotation.Dim))
+	if want.hi-want.lo >= most {
 		want = u // what the steps before needed is far away
 	}
-	if want.hi-want.lo >= maxRows {
-		return 0, fmt.Errorf("attention: positions %d to %d need a rotation table of %d rows, want at most %d", x.lo, x.hi, want.hi-want.lo+1, maxRows)
+	if want.hi-want.lo >= most {
+		return 0, fmt.Errorf("attention: positions %d to %d need a rotation table of %d rows, want at most %d", x.lo, x.hi, want.hi-want.lo+1, most)
 	}
 	if want != have {
 		if want.lo != s.first {

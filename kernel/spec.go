@@ -64,6 +64,9 @@ const (
 // MaxTerms is the largest number of Terms of a Spec.
 const MaxTerms = 8
 
+// MaxHeads is the largest number of query heads.
+const MaxHeads = 1 << 12
+
 // MaxHeadDim is the largest HeadDim and ValueDim.
 const MaxHeadDim = 512
 

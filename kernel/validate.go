@@ -21,7 +21,7 @@ func (s *Spec) Problems() []string {
 			out = append(out, fmt.Sprintf(format, args...))
 		}
 	}
-	say(s.Heads >= 1, "Heads %d, want at least 1", s.Heads)
+	say(s.Heads >= 1 && s.Heads <= MaxHeads, "Heads %d, want 1 to %d", s.Heads, MaxHeads)
 	say(s.KVHeads >= 1, "KVHeads %d, want at least 1", s.KVHeads)
 	if s.Heads >= 1 && s.KVHeads >= 1 {
 		say(s.Heads%s.KVHeads == 0, "KVHeads %d does not divide Heads %d", s.KVHeads, s.Heads)

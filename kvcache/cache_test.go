@@ -15,7 +15,6 @@ import (
 
 func small() kvcache.Config {
 	return kvcache.Config{Layers: 2, Pages: 6, PageSize: 4, KVHeads: 1, HeadDim: 3, ValueDim: 2, DType: tensor.F32}
-}
 
 // fixed is a machine with a given Config, driven by the test.
 func fixed(t testing.TB, c kvcache.Config) *machine {
@@ -84,7 +83,6 @@ func TestCopyOnWrite(t *testing.T) {
 			t.Errorf("in the end: %+v", s)
 		}
 	}
-}
 
 // TestCopyOnWriteInOneCall: of the sequences of one batch that share a page,
 // one keeps it, unless a sequence outside the batch holds it too.
@@ -105,7 +103,6 @@ func TestCopyOnWriteInOneCall(t *testing.T) {
 			t.Errorf("%d sharers outside: %+v", outside, s)
 		}
 	}
-}
 
 // TestForkOfFork: any of a family of forks may go in any order.
 func TestForkOfFork(t *testing.T) {
@@ -125,7 +122,6 @@ func TestForkOfFork(t *testing.T) {
 	if s := m.cache.Stats(); s.Free != s.Pages || s.Tokens != 0 || s.Shared != 0 || s.UsedBytes != 0 {
 		t.Errorf("an empty cache has %+v", s)
 	}
-}
 
 func (m *machine) forget(id kvcache.ID) {
 	m.t.Helper()
@@ -151,7 +147,6 @@ func TestTruncateIntoSharedPage(t *testing.T) {
 	if copied := m.backend.copied.Load(); copied != 4 { // one page, keys and values, two layers
 		t.Errorf("%d copies, want 4", copied)
 	}
-}
 
 // TestTruncateKeepsOwnPage: rolling back a page that is not shared costs no copy.
 func TestTruncateKeepsOwnPage(t *testing.T) {
@@ -168,7 +163,6 @@ func TestTruncateKeepsOwnPage(t *testing.T) {
 	if got := m.pages(a); !slices.Equal(got, pages) || m.backend.copied.Load() != 0 {
 		t.Errorf("pages %v, want %v again, with %d copies", got, pages, m.backend.copied.Load())
 	}
-}
 
 // TestDropKeepsPositions: StreamingLLM's cache of sinks and a window, a token
 // at a time. Positions stay logical and memory stays constant.
@@ -199,7 +193,6 @@ func TestDropKeepsPositions(t *testing.T) {
 	if s := m.cache.Stats(); s.Used != sinks+window {
 		t.Errorf("%d pages used, want %d", s.Used, sinks+window)
 	}
-}
 
 // TestDropAll: a sequence whose keys were all dropped goes on at its position.
 func TestDropAll(t *testing.T) {
@@ -212,7 +205,6 @@ func TestDropAll(t *testing.T) {
 	if p, _ := m.cache.Positions(id, nil); !slices.Equal(p, []int32{6, 7}) {
 		t.Errorf("positions %v, want [6 7]", p)
 	}
-}
 
 // TestOutOfPagesLosesNothing: an Extend that does not fit changes nothing,
 // wherever in the batch the pages run out.
@@ -260,13 +252,11 @@ func TestOutOfPagesLosesNothing(t *testing.T) {
 			m.check("Extend to all pages")
 		})
 	}
-}
 
 func (m *machine) forgetAll() {
 	for _, id := range slices.Clone(m.live) {
 		m.forget(id)
 	}
-}
 
 // TestFailedCopyLosesNothing: whichever tensor's copy fails.
 func TestFailedCopyLosesNothing(t *testing.T) {
@@ -286,156 +276,6 @@ func TestFailedCopyLosesNothing(t *testing.T) {
 			m.check("Extend again")
 		}
 	}
-}
-
-// TestFailedAlloc: New returns the backend's error, whichever tensor it is.
-func TestFailedAlloc(t *testing.T) {
-	for call := int64(1); call <= 4; call++ {
-		b := &hostBackend{}
-		b.failAlloc.Store(call)
-		var memory *kernel.OutOfMemoryError
-		if c, err := kvcache.New(b, small()); c != nil || !errors.As(err, &memory) {
-			t.Errorf("Alloc %d: %v, want an OutOfMemoryError", call, err)
-		}
-	}
-}
-
-// TestBytes: the estimate is what New allocates.
-func TestBytes(t *testing.T) {
-	for _, dtype := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16} {
-		c := kvcache.Config{Layers: 3, Pages: 5, PageSize: 7, KVHeads: 2, HeadDim: 11, ValueDim: 13, DType: dtype}
-		b := &hostBackend{}
-		cache, err := kvcache.New(b, c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := kvcache.Bytes(c)
-		if got := b.allocated.Load(); err != nil || got != want || cache.Stats().Bytes != want {
-			t.Errorf("%v: %d bytes allocated, %d estimated (%v), %d in Stats", dtype, got, want, err, cache.Stats().Bytes)
-		}
-	}
-	// Llama-3 8B at 128k: 32 layers, 8 KV heads of 128, bf16: 16 GiB.
-	c := kvcache.Config{Layers: 32, Pages: 8192, PageSize: 16, KVHeads: 8, HeadDim: 128, ValueDim: 128, DType: tensor.BF16}
-	if n, err := kvcache.Bytes(c); n != 16<<30 || err != nil {
-		t.Errorf("%d bytes (%v), want 16 GiB", n, err)
-	}
-}
-
-// TestConfigRefused: each bad Config is a ValueError that names the field.
-func TestConfigRefused(t *testing.T) {
-	for want, change := range map[string]func(*kvcache.Config){
-		"Config.Layers":         func(c *kvcache.Config) { c.Layers = 0 },
-		"Config.Pages":          func(c *kvcache.Config) { c.Pages = -1 },
-		"Config.PageSize":       func(c *kvcache.Config) { c.PageSize = math.MaxInt },
-		"Config.KVHeads":        func(c *kvcache.Config) { c.KVHeads = 0 },
-		"Config.HeadDim":        func(c *kvcache.Config) { c.HeadDim = 0 },
-		"Config.ValueDim":       func(c *kvcache.Config) { c.ValueDim = 0 },
-		"Config.DType":          func(c *kvcache.Config) { c.DType = 0 },
-		"Config.KeyStorage":     func(c *kvcache.Config) { c.KeyStorage = 2 },
-		"Config.Pages·PageSize": func(c *kvcache.Config) { c.Pages, c.PageSize = 1<<20, 1<<11 },
-		"Config":                func(c *kvcache.Config) { c.Layers, c.Pages, c.KVHeads, c.HeadDim = 1<<20, 1<<28, 1<<20, 1<<20 },
-	} {
-		c := small()
-		change(&c)
-		var value *kvcache.ValueError
-		if _, err := kvcache.New(&hostBackend{}, c); !errors.As(err, &value) || value.Name != want {
-			t.Errorf("%s: error %v", want, err)
-		}
-		if _, err := kvcache.Bytes(c); !errors.As(err, &value) {
-			t.Errorf("%s: Bytes gave %v", want, err)
-		}
-	}
-	if _, err := kvcache.New(nil, small()); err == nil {
-		t.Error("a nil backend was accepted")
-	}
-	c := small()
-	c.Layers, c.KVHeads, c.PageSize, c.Pages = 1, 1, 1<<11, 1<<20-1 // the most slots, 2³¹−2¹¹
-	if _, err := kvcache.Bytes(c); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestAppendRefused: what does not fit is not stored.
-func TestAppendRefused(t *testing.T) {
-	m := fixed(t, small())
-	id := m.start(5)
-	own, shared := m.pages(m.start(1))[0]*4, m.pages(id)[0]*4
-	m.branch(id)
-	m.check("Fork")
-	key, value := rowsOf(m.config, 0, []token{{value: 1 << 20}})
-	slot, wrong := new(*kvcache.SlotError), new(*kvcache.ValueError)
-	for _, tt := range []struct {
-		name       string
-		layer      int
-		slot       int32
-		key, value tensor.View
-		target     any
-	}{
-		{"layer −1", -1, own, key, value, wrong},
-		{"layer 2 of 2", 2, own, key, value, wrong},
-		{"slot −2", 0, -2, key, value, slot},
-		{"slot past the end", 0, 24, key, value, slot},
-		{"slot 2³¹−1", 0, math.MaxInt32, key, value, slot},
-		{"free page", 0, 23, key, value, slot},
-		{"shared page", 0, shared, key, value, slot},
-		{"key for value", 0, own, key, key, wrong},
-		{"value for key", 0, own, value, value, wrong},
-		{"too many rows", 0, own, tensor.New(tensor.F32, 2, 1, 3), value, wrong},
-		{"rank 2", 0, own, tensor.New(tensor.F32, 1, 3), value, wrong},
-		{"no key", 0, own, tensor.View{}, value, nil},
-		{"rank 9", 0, own, tensor.View{Buf: key.Buf, DType: tensor.F32, Rank: 9}, value, nil},
-	} {
-		err := m.cache.Append(tt.layer, []int32{tt.slot}, tt.key, tt.value)
-		if err == nil || tt.target != nil && !errors.As(err, tt.target) {
-			t.Errorf("%s: error %v", tt.name, err)
-		}
-	}
-	m.ok("a dropped row", m.cache.Append(0, []int32{-1}, key, value))
-	m.ok("no rows", m.cache.Append(0, nil, tensor.New(tensor.F32, 0, 1, 3), tensor.New(tensor.F32, 0, 1, 2)))
-	m.check("Append")
-}
-
-// TestTooLong: lengths and positions end at 2³¹−1.
-func TestTooLong(t *testing.T) {
-	m := fixed(t, small())
-	id := m.cache.NewSequence()
-	ids := []kvcache.ID{id}
-	if _, err := m.cache.ExtendAt(ids, []int{1}, []int32{math.MaxInt32}, nil); err != nil {
-		t.Fatal(err)
-	}
-	var long *kvcache.TooLongError
-	for _, n := range []int{1, math.MaxInt32, math.MaxInt} {
-		if _, err := m.cache.Extend(ids, []int{n}, nil); !errors.As(err, &long) {
-			t.Errorf("%d tokens after position 2³¹−1: %v", n, err)
-		}
-	}
-	if _, err := m.cache.Extend(ids, []int{0}, nil); err != nil {
-		t.Errorf("no tokens after position 2³¹−1: %v", err)
-	}
-	if err := m.cache.CheckIntegrity(); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestForeignID: the ID of one cache is unknown to another.
-func TestForeignID(t *testing.T) {
-	a, b := fixed(t, small()), fixed(t, small())
-	id := a.start(3)
-	b.start(3)
-	var unknown *kvcache.UnknownSequenceError
-	if _, err := b.cache.Len(id); !errors.As(err, &unknown) || unknown.ID != id {
-		t.Errorf("Len: %v", err)
-	}
-	if _, err := b.cache.Positions(id, nil); !errors.As(err, &unknown) {
-		t.Errorf("Positions: %v", err)
-	}
-	if _, _, err := b.cache.Gather(0, id); !errors.As(err, &unknown) {
-		t.Errorf("Gather: %v", err)
-	}
-	if p := b.cache.Sequences(id).KeyPositions(nil); p != nil {
-		t.Errorf("KeyPositions: %v", p)
-	}
-}
 
 // TestLowerKV: tables of a ragged batch, in the memory of the last one; a
 // refused call leaves them alone.
@@ -472,7 +312,6 @@ func TestLowerKV(t *testing.T) {
 	if value := m.cache.ValueView(-1); !key.IsZero() || !value.IsZero() {
 		t.Error("a layer that is not there has a tensor")
 	}
-}
 
 // TestDecodeAllocates: a decode step allocates only to grow, so that growth
 // amortised over many steps is nothing.
@@ -524,7 +363,6 @@ func TestDecodeAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(100, again); n != 0 || err != nil {
 		t.Errorf("%v allocations a step of a grown cache (%v), want 0", n, err)
 	}
-}
 
 // noWork stores nothing, so that only the cache's own allocations count.
 type noWork struct{ *hostBackend }
@@ -571,7 +409,6 @@ func TestConcurrentForks(t *testing.T) {
 	if s := m.cache.Stats(); s.Used != 2 || s.Sequences != 1 {
 		t.Errorf("in the end: %+v", s)
 	}
-}
 
 // readPrefix reads a sequence as attention does: rows by tables, no lock.
 func readPrefix(t *testing.T, c *kvcache.Cache, table *kernel.Batch, tokens []token) {
@@ -585,7 +422,6 @@ func readPrefix(t *testing.T, c *kvcache.Cache, table *kernel.Batch, tokens []to
 			}
 		}
 	}
-}
 
 // forkAndCheck grows a fork by 5 tokens, takes 4 back, adds 2 and compares.
 func forkAndCheck(c *kvcache.Cache, root kvcache.ID, tokens []token, value int) error {
@@ -627,34 +463,3 @@ func forkAndCheck(c *kvcache.Cache, root kvcache.ID, tokens []token, value int) 
 	}
 	return errors.Join(c.CheckIntegrity(), c.Free(id))
 }
-
-// TestGatherNeedsHost: memory that this process cannot read is refused.
-func TestGatherNeedsHost(t *testing.T) {
-	cache, err := kvcache.New(deviceBackend{&hostBackend{}}, small())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := cache.Gather(0, cache.NewSequence()); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("Gather: %v", err)
-	}
-	if _, _, err := cache.Gather(2, cache.NewSequence()); err == nil {
-		t.Error("Gather of layer 2 of 2")
-	}
-	// A backend that gives less than it was asked for is found out.
-	if _, err := kvcache.New(stingyBackend{&hostBackend{}}, small()); err == nil {
-		t.Error("a buffer too small was accepted")
-	}
-}
-
-type deviceBuffer int64
-
-func (deviceBuffer) Device() string { return "device:0" }
-func (b deviceBuffer) Size() int64  { return int64(b) }
-
-type deviceBackend struct{ *hostBackend }
-
-func (deviceBackend) Alloc(n int64) (tensor.Buffer, error) { return deviceBuffer(n), nil }
-
-type stingyBackend struct{ *hostBackend }
-
-func (stingyBackend) Alloc(n int64) (tensor.Buffer, error) { return tensor.NewHost(n - 4), nil }

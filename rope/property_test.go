@@ -191,7 +191,7 @@ func TestMRoPEOfTextIsPlain(t *testing.T) {
 }
 
 // Pictures of the axes: chunked as Qwen2-VL, interleaved as Qwen3-VL and
-// Qwen3.5, whose last pairs show on which side of the border "<" falls.
+// Qwen3.5; no axis gets a pair more or less than its section.
 func TestMRoPEAxes(t *testing.T) {
 	for _, c := range []struct {
 		m    rope.MRoPE
@@ -287,7 +287,7 @@ func TestMethodsRefuseBadFields(t *testing.T) {
 	good := rope.LongRoPE{Base: b, Short: ones(32), Long: ones(32), OriginalLength: 4096, MaxLength: 8192}
 	long := func(f func(*rope.LongRoPE)) rope.Method { c := good; f(&c); return c }
 	for i, m := range []rope.Method{
-		rope.Default{}, base(func(b *rope.Base) { b.HeadDim = 1 << 40 }), base(func(b *rope.Base) { b.HeadDim = -2 }),
+		rope.Default{}, base(func(b *rope.Base) { b.HeadDim = 1 << 30 }), base(func(b *rope.Base) { b.HeadDim = -2 }),
 		base(func(b *rope.Base) { b.HeadDim = 63 }), base(func(b *rope.Base) { b.RotaryDim = 66 }),
 		base(func(b *rope.Base) { b.RotaryDim = 33 }), base(func(b *rope.Base) { b.RotaryDim = -2 }),
 		base(func(b *rope.Base) { b.RotaryDim, b.Partial = 32, .25 }), base(func(b *rope.Base) { b.Partial = 1.5 }),
@@ -338,6 +338,22 @@ func TestFactorOneIsDefault(t *testing.T) {
 			if math.Abs(f/want[i]-1) > 1e-15 {
 				t.Errorf("%s: pair %d is %v, want %v", m.Name(), i, f, want[i])
 			}
+		}
+	}
+}
+
+// A ramp whose ends meet is a step, not a division by 0.
+func TestYaRNRampWithoutWidth(t *testing.T) {
+	b := rope.Base{HeadDim: 128}
+	r := lower(t, rope.YaRN{Base: b, Factor: 4, OriginalLength: 4096, BetaFast: 1, BetaSlow: 1, NoTruncate: true}, 0)
+	plain := lower(t, rope.Default{Base: b}, 0)
+	for i, f := range r.InvFreq {
+		want := plain.InvFreq[i]
+		if 4096*want < 2*math.Pi { // less than one turn
+			want /= 4
+		}
+		if math.Abs(f/want-1) > 1e-15 {
+			t.Errorf("pair %d is %v, want %v", i, f, want)
 		}
 	}
 }
