@@ -148,6 +148,9 @@ func checkRotation(r *kernel.Rotation, headDim int) error {
 	if len(r.InvFreq) != r.Dim/2 {
 		return fmt.Errorf("%d frequencies, want %d", len(r.InvFreq), r.Dim/2)
 	}
+	if r.CompatF32 && r.Zeta != nil {
+		return errors.New("CompatF32 with xPos, want one of them")
+	}
 	if r.Axis != nil {
 		return errors.New("positions have several axes; rotate queries and keys with package rope and leave Rotary nil")
 	}

@@ -83,6 +83,7 @@ func TestCopyOnWrite(t *testing.T) {
 			t.Errorf("in the end: %+v", s)
 		}
 	}
+}
 
 // TestCopyOnWriteInOneCall: of the sequences of one batch that share a page,
 // one keeps it, unless a sequence outside the batch holds it too.
@@ -103,6 +104,7 @@ func TestCopyOnWriteInOneCall(t *testing.T) {
 			t.Errorf("%d sharers outside: %+v", outside, s)
 		}
 	}
+}
 
 // TestForkOfFork: any of a family of forks may go in any order.
 func TestForkOfFork(t *testing.T) {
@@ -122,6 +124,7 @@ func TestForkOfFork(t *testing.T) {
 	if s := m.cache.Stats(); s.Free != s.Pages || s.Tokens != 0 || s.Shared != 0 || s.UsedBytes != 0 {
 		t.Errorf("an empty cache has %+v", s)
 	}
+}
 
 func (m *machine) forget(id kvcache.ID) {
 	m.t.Helper()
@@ -147,6 +150,7 @@ func TestTruncateIntoSharedPage(t *testing.T) {
 	if copied := m.backend.copied.Load(); copied != 4 { // one page, keys and values, two layers
 		t.Errorf("%d copies, want 4", copied)
 	}
+}
 
 // TestTruncateKeepsOwnPage: rolling back a page that is not shared costs no copy.
 func TestTruncateKeepsOwnPage(t *testing.T) {
@@ -163,6 +167,7 @@ func TestTruncateKeepsOwnPage(t *testing.T) {
 	if got := m.pages(a); !slices.Equal(got, pages) || m.backend.copied.Load() != 0 {
 		t.Errorf("pages %v, want %v again, with %d copies", got, pages, m.backend.copied.Load())
 	}
+}
 
 // TestDropKeepsPositions: StreamingLLM's cache of sinks and a window, a token
 // at a time. Positions stay logical and memory stays constant.
@@ -193,6 +198,7 @@ func TestDropKeepsPositions(t *testing.T) {
 	if s := m.cache.Stats(); s.Used != sinks+window {
 		t.Errorf("%d pages used, want %d", s.Used, sinks+window)
 	}
+}
 
 // TestDropAll: a sequence whose keys were all dropped goes on at its position.
 func TestDropAll(t *testing.T) {
@@ -205,6 +211,7 @@ func TestDropAll(t *testing.T) {
 	if p, _ := m.cache.Positions(id, nil); !slices.Equal(p, []int32{6, 7}) {
 		t.Errorf("positions %v, want [6 7]", p)
 	}
+}
 
 // TestOutOfPagesLosesNothing: an Extend that does not fit changes nothing,
 // wherever in the batch the pages run out.
@@ -252,11 +259,13 @@ func TestOutOfPagesLosesNothing(t *testing.T) {
 			m.check("Extend to all pages")
 		})
 	}
+}
 
 func (m *machine) forgetAll() {
 	for _, id := range slices.Clone(m.live) {
 		m.forget(id)
 	}
+}
 
 // TestFailedCopyLosesNothing: whichever tensor's copy fails.
 func TestFailedCopyLosesNothing(t *testing.T) {
@@ -276,6 +285,7 @@ func TestFailedCopyLosesNothing(t *testing.T) {
 			m.check("Extend again")
 		}
 	}
+}
 
 // TestLowerKV: tables of a ragged batch, in the memory of the last one; a
 // refused call leaves them alone.
@@ -312,6 +322,7 @@ func TestLowerKV(t *testing.T) {
 	if value := m.cache.ValueView(-1); !key.IsZero() || !value.IsZero() {
 		t.Error("a layer that is not there has a tensor")
 	}
+}
 
 // TestDecodeAllocates: a decode step allocates only to grow, so that growth
 // amortised over many steps is nothing.
@@ -363,6 +374,7 @@ func TestDecodeAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(100, again); n != 0 || err != nil {
 		t.Errorf("%v allocations a step of a grown cache (%v), want 0", n, err)
 	}
+}
 
 // noWork stores nothing, so that only the cache's own allocations count.
 type noWork struct{ *hostBackend }
@@ -409,6 +421,7 @@ func TestConcurrentForks(t *testing.T) {
 	if s := m.cache.Stats(); s.Used != 2 || s.Sequences != 1 {
 		t.Errorf("in the end: %+v", s)
 	}
+}
 
 // readPrefix reads a sequence as attention does: rows by tables, no lock.
 func readPrefix(t *testing.T, c *kvcache.Cache, table *kernel.Batch, tokens []token) {
@@ -422,6 +435,7 @@ func readPrefix(t *testing.T, c *kvcache.Cache, table *kernel.Batch, tokens []to
 			}
 		}
 	}
+}
 
 // forkAndCheck grows a fork by 5 tokens, takes 4 back, adds 2 and compares.
 func forkAndCheck(c *kvcache.Cache, root kvcache.ID, tokens []token, value int) error {

@@ -20,6 +20,7 @@ func TestFailedAlloc(t *testing.T) {
 			t.Errorf("Alloc %d: %v, want an OutOfMemoryError", call, err)
 		}
 	}
+}
 
 // TestBytes: the estimate is what New allocates.
 func TestBytes(t *testing.T) {
@@ -40,6 +41,7 @@ func TestBytes(t *testing.T) {
 	if n, err := kvcache.Bytes(c); n != 16<<30 || err != nil {
 		t.Errorf("%d bytes (%v), want 16 GiB", n, err)
 	}
+}
 
 // TestConfigRefused: each bad Config is a ValueError that names the field.
 func TestConfigRefused(t *testing.T) {
@@ -73,6 +75,7 @@ func TestConfigRefused(t *testing.T) {
 	if _, err := kvcache.Bytes(c); err != nil {
 		t.Error(err)
 	}
+}
 
 // TestAppendRefused: what does not fit is not stored.
 func TestAppendRefused(t *testing.T) {
@@ -134,6 +137,7 @@ func TestTooLong(t *testing.T) {
 	if err := m.cache.CheckIntegrity(); err != nil {
 		t.Error(err)
 	}
+}
 
 // TestForeignID: the ID of one cache is unknown to another.
 func TestForeignID(t *testing.T) {
@@ -153,6 +157,7 @@ func TestForeignID(t *testing.T) {
 	if p := b.cache.Sequences(id).KeyPositions(nil); p != nil {
 		t.Errorf("KeyPositions: %v", p)
 	}
+}
 
 // TestGatherNeedsHost: memory that this process cannot read is refused.
 func TestGatherNeedsHost(t *testing.T) {
@@ -170,6 +175,7 @@ func TestGatherNeedsHost(t *testing.T) {
 	if _, err := kvcache.New(stingyBackend{&hostBackend{}}, small()); err == nil {
 		t.Error("a buffer too small was accepted")
 	}
+}
 
 type deviceBuffer int64
 
