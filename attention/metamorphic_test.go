@@ -138,9 +138,7 @@ func TestMetaWindowCoversAll(t *testing.T) {
 
 		in.config.Mask = attention.Bidirectional()
 		whole := run(t, b, in)
-		for s, n := range in.step.KeyLens {
-			in.step.PrefixLens[s] = n
-		}
+		copy(in.step.PrefixLens, in.step.KeyLens)
 		in.config.Mask = attention.PrefixLM()
 		sameBits(t, fmt.Sprintf("all prefix, %+v", in.config), run(t, b, in), whole)
 	})

@@ -15,6 +15,7 @@ import (
 
 func small() kvcache.Config {
 	return kvcache.Config{Layers: 2, Pages: 6, PageSize: 4, KVHeads: 1, HeadDim: 3, ValueDim: 2, DType: tensor.F32}
+}
 
 // fixed is a machine with a given Config, driven by the test.
 func fixed(t testing.TB, c kvcache.Config) *machine {

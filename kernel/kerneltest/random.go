@@ -31,14 +31,6 @@ func (r *random) normal() float64 {
 // below is an integer 0 <= x < n.
 func (r *random) below(n int) int { return int(r.pcg.Uint64() >> 33 % uint64(n)) }
 
-func (r *random) normals(n int, spread float64) []float64 {
-	out := make([]float64, n)
-	for i := range out {
-		out[i] = r.normal() * spread
-	}
-	return out
-}
-
 // permutation is a permutation of 0 … n−1.
 func (r *random) permutation(n int) []int {
 	out := make([]int, n)
