@@ -1,0 +1,147 @@
+"""Trains the byte-level model that bench ships:
+
+    OPENBLAS_NUM_THREADS=1 python3 train.py 2 model.safetensors
+
+on Go 1.26.8's standard library (go env GOROOT), with PyTorch 1.13 on one core,
+in half an hour. `go run ./bench train` is the same recipe in Go, through the
+library's own backward; it is slower. The learning rate stays up until recall
+passes 0.97 (here after some 10,000 steps), then falls to 2 % over 2,500 steps.
+The seed fixes the windows and the initial weights.
+"""
+import glob, json, math, os, random, struct, subprocess, sys, time
+import torch, torch.nn as nn, torch.nn.functional as F
+
+DIM, LAYERS, HEADS, KVH, HD, FF, VOCAB, CTX, BASE, BOS, EPS = 128, 3, 4, 2, 32, 384, 257, 128, 500.0, 256, 1e-5
+seed, out = int(sys.argv[1]), sys.argv[2]
+maxsec = float(sys.argv[3]) if len(sys.argv) > 3 else 3000
+torch.set_num_threads(1); torch.manual_seed(seed); rng = random.Random(seed)
+
+HELD = ('net/http/', 'go/types/', 'encoding/json/', 'database/sql/', 'text/template/')
+def corpus():
+    root = subprocess.check_output(['go', 'env', 'GOROOT'], text=True).strip() + '/src'
+    names = sorted(glob.glob(root + '/**/*.go', recursive=True))
+    keep = []
+    for n in names:
+        r = n[len(root) + 1:]
+        if '/testdata/' in n or 'vendor/' in r or r.startswith(HELD) or os.path.getsize(n) > 400000: continue
+        if r.endswith('tables.go') or '/ssa/rewrite' in n or 'zsys' in n or 'zerrors' in n: continue
+        keep.append(n)
+    return b'\n'.join(open(n, 'rb').read() for n in keep)
+
+class Norm(nn.Module):
+    def __init__(s): super().__init__(); s.weight = nn.Parameter(torch.ones(DIM))
+    def forward(s, x): return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS) * s.weight
+lin = lambda a, b: nn.Linear(a, b, bias=False)
+ang = torch.arange(CTX + 1).float()[:, None] * BASE ** (-torch.arange(0, HD, 2).float() / HD)
+COS, SIN = ang.cos(), ang.sin()
+MASK = torch.full((CTX, CTX), -1e30).triu(1)
+def rot(x):
+    a, b = x[..., :HD // 2], x[..., HD // 2:]; c, s = COS[:x.shape[-2]], SIN[:x.shape[-2]]
+    return torch.cat([a * c - b * s, b * c + a * s], -1)
+class Block(nn.Module):
+    def __init__(s):
+        super().__init__()
+        s.n1, s.n2 = Norm(), Norm()
+        s.qkv, s.o = lin(DIM, (HEADS + 2 * KVH) * HD), lin(HEADS * HD, DIM)
+        s.gu, s.down = lin(DIM, 2 * FF), lin(FF, DIM)
+    def forward(s, x):
+        B, T, _ = x.shape
+        q, k, v = s.qkv(s.n1(x)).split([HEADS * HD, KVH * HD, KVH * HD], -1)
+        q = rot(q.view(B, T, HEADS, HD).transpose(1, 2)) / math.sqrt(HD)
+        k = rot(k.view(B, T, KVH, HD).transpose(1, 2)); v = v.view(B, T, KVH, HD).transpose(1, 2)
+        q = q.reshape(B, KVH, HEADS // KVH * T, HD)
+        p = (q @ k.transpose(-1, -2)).view(B, KVH, HEADS // KVH, T, T) + MASK[:T, :T]
+        y = (p.softmax(-1).reshape(B, KVH, HEADS // KVH * T, T) @ v).view(B, HEADS, T, HD)
+        x = x + s.o(y.transpose(1, 2).reshape(B, T, HEADS * HD))
+        a, b = s.gu(s.n2(x)).chunk(2, -1)
+        return x + s.down(F.silu(a) * b)
+class LM(nn.Module):
+    def __init__(s):
+        super().__init__()
+        s.emb = nn.Embedding(VOCAB, DIM); s.blocks = nn.ModuleList(Block() for _ in range(LAYERS)); s.norm = Norm()
+        for n, p in s.named_parameters():
+            if p.dim() == 2: nn.init.normal_(p, 0, .02 / (math.sqrt(2 * LAYERS) if n.endswith(('o.weight', 'down.weight')) else 1))
+    def forward(s, ids):
+        x = s.emb(ids)
+        for b in s.blocks: x = b(x)
+        return s.norm(x) @ s.emb.weight.T
+
+def pair(): return ''.join(rng.choice('abcdefghijklmnopqrstuvwxyz') for _ in range(3)), ''.join(rng.choice('0123456789') for _ in range(5))
+def spread(count, width, length):
+    """Starts of count pieces of width, in order, with the room left over shared out at random between them."""
+    cuts = sorted(rng.randint(0, length - count * width) for _ in range(count))
+    return [c + i * width for i, c in enumerate(cuts)]
+
+def plant(buf):
+    """Writes one to three KEY lines and later GETs of them into buf, at any distance; returns where the digits of each GET start."""
+    n = 20                                             # bytes of "\n// KEY abc = 12345\n", and of GET
+    places = spread(rng.randint(2, 6), n, len(buf))
+    nk = rng.randint(1, min(3, len(places) - 1))
+    keys, at = [], []
+    for i, p in enumerate(places):
+        if i == 0 or len(keys) < nk and rng.random() < .5:
+            keys.append(pair()); k, v = keys[-1]; w = 'KEY'
+        else:
+            k, v = rng.choice(keys); w = 'GET'; at.append(p + 14)
+        buf[p:p + n] = f'\n// {w} {k} = {v}\n'.encode()
+    return at
+
+def repeat(buf):
+    """Writes a random word into buf two or three times; returns the range of each copy after its first letters. It teaches copying sooner than numbers do."""
+    n, times = rng.randint(8, 30), rng.randint(2, 3)
+    word = ''.join(rng.choice('abcdefghijklmnopqrstuvwxyz0123456789') for _ in range(n)).encode()
+    places = spread(times, n, len(buf))
+    for p in places: buf[p:p + n] = word
+    return [(p + 3, p + n) for p in places[1:]]
+
+def save(m):
+    t = {}
+    sd = m.state_dict()
+    t['model.embed_tokens.weight'] = sd['emb.weight']; t['model.norm.weight'] = sd['norm.weight']
+    for i in range(LAYERS):
+        p, s = f'model.layers.{i}.', f'blocks.{i}.'
+        q, k, v = sd[s + 'qkv.weight'].split([HEADS * HD, KVH * HD, KVH * HD], 0); g, u = sd[s + 'gu.weight'].chunk(2, 0)
+        t |= {p + 'input_layernorm.weight': sd[s + 'n1.weight'], p + 'post_attention_layernorm.weight': sd[s + 'n2.weight'],
+              p + 'self_attn.q_proj.weight': q, p + 'self_attn.k_proj.weight': k, p + 'self_attn.v_proj.weight': v,
+              p + 'self_attn.o_proj.weight': sd[s + 'o.weight'], p + 'mlp.gate_proj.weight': g, p + 'mlp.up_proj.weight': u,
+              p + 'mlp.down_proj.weight': sd[s + 'down.weight']}
+    cfg = dict(architectures=['LlamaForCausalLM'], hidden_size=DIM, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=KVH,
+               head_dim=HD, intermediate_size=FF, vocab_size=VOCAB, max_position_embeddings=CTX, rope_theta=BASE, rms_norm_eps=EPS, bos_token_id=BOS, tie_word_embeddings=True)
+    hdr, off = {'__metadata__': {'config': json.dumps(cfg)}}, 0
+    for n, x in t.items():
+        hdr[n] = dict(dtype='F32', shape=list(x.shape), data_offsets=[off, off + 4 * x.numel()]); off += 4 * x.numel()
+    h = json.dumps(hdr).encode(); h += b' ' * (-len(h) % 8)
+    with open(out + '.tmp', 'wb') as f:
+        f.write(struct.pack('<Q', len(h)) + h)
+        for x in t.values(): f.write(x.contiguous().numpy().tobytes())
+    os.replace(out + '.tmp', out)
+
+data = corpus(); print('corpus bytes', len(data), flush=True)
+m = LM()
+if len(sys.argv) > 4: m.load_state_dict(torch.load(sys.argv[4]))
+print('parameters', sum(p.numel() for p in m.parameters()), flush=True)
+opt = torch.optim.AdamW(m.parameters(), lr=3e-3, betas=(.9, .95), weight_decay=.05)
+B, PEAK, WARM, DECAY = 16, 3e-3, 100, 2500
+t0, step, rec, bpb, decay_from = time.time(), 0, 0., 8., None
+while True:
+    if decay_from is None and (rec > .97 and step > 4000 or time.time() - t0 > maxsec): decay_from = step; print('decay from', step, flush=True)
+    if decay_from is not None and step >= decay_from + DECAY: break
+    lr = PEAK * min(1, (step + 1) / WARM) * (1 if decay_from is None else max(.02, 1 - (step - decay_from) / DECAY))
+    for g in opt.param_groups: g['lr'] = lr
+    X, W, A = [], torch.ones(B, CTX), []
+    for b in range(B):
+        o = rng.randrange(len(data) - CTX); buf = bytearray(data[o:o + CTX])
+        if b % 4 < 2:
+            for a in plant(buf): W[b, a:a + 5] = 5.; A.append((b, a))
+        elif b % 4 == 2:
+            for lo, hi in repeat(buf): W[b, lo:hi] = 2.
+        X.append(torch.cat([torch.tensor([BOS]), torch.frombuffer(buf, dtype=torch.uint8).long()]))
+    X = torch.stack(X); lg = m(X[:, :-1])              # input t is BOS or byte t-1, target t is byte t
+    l = F.cross_entropy(lg.reshape(-1, VOCAB), X[:, 1:].reshape(-1), reduction='none').view(B, CTX)
+    loss = (l * W).sum() / W.sum()
+    opt.zero_grad(); loss.backward(); nn.utils.clip_grad_norm_(m.parameters(), 1.); opt.step(); step += 1
+    e = l[3::4].mean().item() / math.log(2); bpb = .98 * bpb + .02 * e
+    p = lg.argmax(-1); r = sum(bool((p[b, a:a + 5] == X[b, a + 1:a + 6]).all()) for b, a in A) / max(1, len(A)); rec = .98 * rec + .02 * r
+    if step % 250 == 0: print(f'{step} {time.time()-t0:.0f}s bpb {bpb:.3f} recall {rec:.2f} lr {lr:.1e} tok/s {step*B*CTX/(time.time()-t0):.0f}', flush=True)
+    if step % 1000 == 0: save(m)
+torch.save(m.state_dict(), out + '.pt'); save(m); print('done', step, f'bpb {bpb:.3f} recall {rec:.2f}', flush=True)

@@ -1,0 +1,201 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/longctx/longctx/attention"
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// block is the number of rows that pass through the MLP together, so that its
+// wide activations stay in cache.
+const block = 512
+
+// Prefill runs whole sequences through a model. It serves one goroutine at a
+// time and keeps its memory from run to run.
+type Prefill struct {
+	model      *Model
+	slopes     tensor.View
+	full, tail *attention.Attention // of all layers but the last, and of the last
+
+	x, normed, qkv, attended, gateUp, act, logits []float32
+}
+
+// NewPrefill makes a Prefill whose layers attend as told.
+func NewPrefill(m *Model, b kernel.Backend, policy kernel.Policy, how Attending) (*Prefill, error) {
+	full, err := newAttention(m, b, policy, how)
+	if err != nil {
+		return nil, err
+	}
+	tail, err := newAttention(m, b, policy, how)
+	if err != nil {
+		full.Close()
+		return nil, err
+	}
+	return &Prefill{model: m, full: full, tail: tail, slopes: slopesView(how)}, nil
+}
+
+func (c *Config) attention(policy kernel.Policy, how Attending) attention.Config {
+	return attention.Config{
+		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim,
+		Mask: how.Mask, Position: how.Position, Rotary: how.Rotary, Score: how.Score,
+		Policy: policy,
+	}
+}
+
+func newAttention(m *Model, b kernel.Backend, policy kernel.Policy, how Attending) (*attention.Attention, error) {
+	a, err := attention.New(b, m.Config.attention(policy, how))
+	if err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	return a, nil
+}
+
+func slopesView(how Attending) tensor.View {
+	if !how.Score.Slopes {
+		return tensor.View{}
+	}
+	return tensor.FromF32(how.Slopes)
+}
+
+// KernelName says which kernel computes attention.
+func (p *Prefill) KernelName() string { return p.full.KernelName() }
+
+// Close frees what the kernels hold.
+func (p *Prefill) Close() error { return errors.Join(p.full.Close(), p.tail.Close()) }
+
+// Run returns the logits [len(sequences)·last, Vocab] after each of the last
+// tokens of each sequence; they are good until the next Run. The last layer is
+// computed for these tokens only.
+func (p *Prefill) Run(sequences [][]int32, last int) ([]float32, error) {
+	lens, lasts := make([]int, len(sequences)), make([]int, len(sequences))
+	total := 0
+	for i, s := range sequences {
+		if last < 1 || len(s) < last {
+			return nil, fmt.Errorf("model: Run: sequence %d has %d tokens, want at least the %d asked for, and these at least 1", i, len(s), last)
+		}
+		lens[i], lasts[i] = len(s), last
+		total += len(s)
+	}
+	if err := p.full.Plan(attention.Step{QueryLens: lens}); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if err := p.tail.Plan(attention.Step{QueryLens: lasts, KeyLens: lens}); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if err := p.embed(sequences, total); err != nil {
+		return nil, err
+	}
+	rows := total
+	for i := range p.model.Layers {
+		l := &p.model.Layers[i]
+		var err error
+		if i < len(p.model.Layers)-1 {
+			err = p.attend(l, p.full, total, nil)
+		} else {
+			keep := tailRows(lens, last)
+			err = p.attend(l, p.tail, total, keep)
+			rows = len(keep)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("model: layer %d: %w", i, err)
+		}
+		p.mlp(l, rows)
+	}
+	return p.head(rows), nil
+}
+
+// tailRows lists the rows of the last tokens of each sequence.
+func tailRows(lens []int, last int) []int {
+	rows, end := make([]int, 0, len(lens)*last), 0
+	for _, n := range lens {
+		end += n
+		for r := end - last; r < end; r++ {
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+func (p *Prefill) embed(sequences [][]int32, total int) error {
+	e := p.model.Embed
+	p.x = resize(p.x, total*e.Cols)
+	row := 0
+	for _, s := range sequences {
+		for _, t := range s {
+			if t < 0 || int(t) >= e.Rows {
+				return fmt.Errorf("model: token %d, want 0 to %d", t, e.Rows-1)
+			}
+			copy(p.x[row*e.Cols:], e.Data[int(t)*e.Cols:][:e.Cols])
+			row++
+		}
+	}
+	return nil
+}
+
+// attend adds the attention of a layer to x. With keep, only these rows have
+// queries, and x is left with them alone.
+func (p *Prefill) attend(l *Layer, a *attention.Attention, total int, keep []int) error {
+	c := &p.model.Config
+	dim, wide := c.Dim, c.qkv()
+	p.normed = resize(p.normed, total*dim)
+	p.qkv = resize(p.qkv, total*wide)
+	rmsNorm(p.normed, p.x[:total*dim], nil, l.AttnNorm, c.Epsilon)
+	linear(p.qkv, p.normed, total, l.QKV)
+
+	query, key, value := c.split(p.qkv, total)
+	rows := total
+	if keep != nil {
+		q := make([]float32, len(keep)*c.Heads*c.HeadDim)
+		for i, r := range keep { // r >= i: nothing is overwritten before it is read
+			copy(q[i*c.Heads*c.HeadDim:][:c.Heads*c.HeadDim], p.qkv[r*wide:])
+			copy(p.x[i*dim:][:dim], p.x[r*dim:])
+		}
+		rows = len(keep)
+		query = tensor.FromF32(q, int64(rows), int64(c.Heads), int64(c.HeadDim))
+	}
+	p.attended = resize(p.attended, rows*c.Heads*c.HeadDim)
+	out := tensor.FromF32(p.attended, int64(rows), int64(c.Heads), int64(c.HeadDim))
+	args := kernel.Args{Query: query, Key: key, Value: value, Out: out}
+	args.Slopes = p.slopes
+	if err := a.Run(&args); err != nil {
+		return err
+	}
+	p.x = p.x[:rows*dim]
+	addLinear(p.x, p.attended, rows, l.Out)
+	return nil
+}
+
+// split views rows of (query, key, value) as the three tensors.
+func (c *Config) split(qkv []float32, rows int) (q, k, v tensor.View) {
+	all := tensor.FromF32(qkv, int64(rows), int64(c.Heads+2*c.KVHeads), int64(c.HeadDim))
+	h, g := int64(c.Heads), int64(c.KVHeads)
+	return all.Slice(1, 0, h), all.Slice(1, h, h+g), all.Slice(1, h+g, h+2*g)
+}
+
+// mlp adds the feed-forward part of a layer to x, a block of rows at a time.
+func (p *Prefill) mlp(l *Layer, rows int) {
+	c := &p.model.Config
+	for lo := 0; lo < rows; lo += block {
+		n := min(block, rows-lo)
+		x := p.x[lo*c.Dim:][:n*c.Dim]
+		p.normed = resize(p.normed, max(len(p.normed), n*c.Dim))
+		p.gateUp, p.act = resize(p.gateUp, n*2*c.FF), resize(p.act, n*c.FF)
+		normed := p.normed[:n*c.Dim]
+		rmsNorm(normed, x, nil, l.MLPNorm, c.Epsilon)
+		linear(p.gateUp, normed, n, l.GateUp)
+		swiGLU(p.act, p.gateUp, n, c.FF)
+		addLinear(x, p.act, n, l.Down)
+	}
+}
+
+func (p *Prefill) head(rows int) []float32 {
+	m := p.model
+	p.normed = resize(p.normed, rows*m.Config.Dim)
+	p.logits = resize(p.logits, rows*m.Config.Vocab)
+	rmsNorm(p.normed, p.x, nil, m.Norm, m.Config.Epsilon)
+	linear(p.logits, p.normed, rows, m.Embed)
+	return p.logits
+}
