@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	panelWidth  vg.Length = 168
-	panelHeight vg.Length = 104
-	panelGap    vg.Length = 16
-	panelTitle  vg.Length = 22
-	axisLeft    vg.Length = 60
-	axisBottom  vg.Length = 46
-	headHeight  vg.Length = 52
-	barWidth    vg.Length = 14
-	barArea     vg.Length = 96
+	panelWidth vg.Length = 168
+	panelGap   vg.Length = 16
+	panelTitle vg.Length = 22
+	axisLeft   vg.Length = 60
+	axisBottom vg.Length = 46
+	headHeight vg.Length = 52
+	barWidth   vg.Length = 14
+	barArea    vg.Length = 96
 )
 
 // depthPicture is a heat map per method: passkeys found, by length and depth.
 func (g *grid) depthPicture() ([]byte, error) {
 	columns := min(5, len(g.methods))
 	rows := (len(g.methods) + columns - 1) / columns
+	panelHeight := g.panelHeight()
 	width := max(470, 2*margin+axisLeft+vg.Length(columns)*(panelWidth+panelGap)+barArea)
 	height := 2*margin + headHeight + vg.Length(rows)*(panelHeight+panelTitle+panelGap) + axisBottom
 	img, page := newCanvas(width, height)
@@ -59,8 +59,12 @@ func (g *grid) depthPicture() ([]byte, error) {
 	return encode(img)
 }
 
+// panelHeight has room for a number in each cell, up to a dozen depths.
+func (g *grid) panelHeight() vg.Length { return min(max(100, 13*vg.Length(len(g.depths))), 160) }
+
 // panel draws one method with its lower left corner at x, y.
 func (g *grid) panel(c draw.Canvas, method string, x, y vg.Length) {
+	panelHeight := g.panelHeight()
 	title := bold(textStyle(bodySize, ink, draw.XLeft, draw.YBottom))
 	c.FillText(title, vg.Point{X: x, Y: y + panelHeight + 5}, fit(oneLine(method, 60), title, panelWidth))
 	wide, high := panelWidth/vg.Length(len(g.lengths)), panelHeight/vg.Length(len(g.depths))
@@ -92,6 +96,7 @@ func (g *grid) depthCell(c draw.Canvas, found float64, x, y, wide, high vg.Lengt
 
 func (g *grid) depthAxis(c draw.Canvas, x, y vg.Length) {
 	style := textStyle(9.5, ink, draw.XRight, draw.YCenter)
+	panelHeight := g.panelHeight()
 	high := panelHeight / vg.Length(len(g.depths))
 	every := stride(len(g.depths), panelHeight, 12)
 	for j := 0; j < len(g.depths); j += every {

@@ -125,11 +125,11 @@ func tint(t float64) template.CSS {
 }
 
 func (g *grid) howMeasured() []string {
-	out := []string{"Bits per byte: the model's surprise at the text, −log₂ of the probability it gave each token, summed and divided by the bytes of the text. Less is better."}
+	first := "Bits per byte: the model's surprise, −log₂ of the probability it gave each byte. The same bytes are scored at every length; only the context before them grows."
 	if n := g.run.Sequences; n > 0 {
-		out[0] += fmt.Sprintf(" %s per length.", plural(n, "text"))
+		first += fmt.Sprintf(" %s per length.", plural(n, "text"))
 	}
-	second := "Recall: a passkey lies in the context, and the model is asked for it at the end. Only a passkey given back whole counts."
+	second := "Recall: a line with a key and a number lies in the context, and the model is asked for the number at the end. It counts only if every digit is the model's first choice."
 	if n := g.run.Passkeys; n > 0 {
 		second += fmt.Sprintf(" %s per length, spread over the depths.", plural(n, "passkey"))
 	}
@@ -137,7 +137,7 @@ func (g *grid) howMeasured() []string {
 	if n := g.run.Model.TrainedLength; n > 0 {
 		third += fmt.Sprintf(" The model was trained at %d tokens: 1× is what it knows, the rest it never saw.", n)
 	}
-	return append(out, second, third)
+	return []string{first, second, third}
 }
 
 // notes are what a reader must know not to be misled.

@@ -39,6 +39,7 @@ type Method struct {
 	Paper   string `json:"paper"`   // "Su 2023, …"
 	Detail  string `json:"detail"`  // parameters at the trained length: "window 64"
 	Claimed string `json:"claimed"` // "strong", "weak", "none"
+	URL     string `json:"url"`     // of the paper; may be empty
 }
 
 // Result is one method at one length.

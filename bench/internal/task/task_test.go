@@ -80,8 +80,8 @@ func TestRecallPlantsOneKeyAtItsDepth(t *testing.T) {
 			if strings.Count(text, "KEY") != 1 || strings.Count(text, "GET") != 1 || text[key+8:key+19] != text[get+8:] || text[get+14:] != string(trial.Targets) {
 				t.Fatalf("%q", text)
 			}
-			if depth := float64(key) / float64(get-20); math.Abs(depth-DepthOf(trial.Depth)) > 0.02 || trial.Depth != i%Depths {
-				t.Errorf("length %d: key at depth %.3f, want %.3f", n, depth, DepthOf(trial.Depth))
+			if want := DepthOf(trial.Depth) * float64(get-20); math.Abs(float64(key)-want) > 1 || trial.Depth != i%Depths {
+				t.Errorf("length %d: key at byte %d, want %.1f", n, key, want)
 			}
 			if before != nil && !bytes.Equal(before[i].Targets, trial.Targets) {
 				t.Errorf("trial %d asks for another number at another length", i)
@@ -131,7 +131,7 @@ func TestScores(t *testing.T) {
 	if got := correct(logits, []byte{7, 8}); got != 1 {
 		t.Errorf("%d right, want 1", got)
 	}
-	want := math.Log(256+math.Exp(3)) - 0 // the first costs nothing, the second is not the likeliest
+	want := math.Log(256 + math.Exp(3)) // the first costs nothing, the second is not the likeliest
 	if got := crossEntropy(logits, []byte{7, 8}); math.Abs(got-want) > 1e-6 {
 		t.Errorf("%g nats, want %g", got, want)
 	}
