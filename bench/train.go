@@ -34,7 +34,7 @@ func parseTrain(std streams, args []string) (*trainFlags, error) {
 	f.IntVar(&o.options.Decay, "decay", o.options.Decay, "steps in which the learning rate falls, at the end")
 	f.IntVar(&o.options.Batch, "batch", o.options.Batch, "windows a step")
 	f.Float64Var(&o.options.Rate, "rate", o.options.Rate, "highest learning rate")
-	f.Float64Var(&o.options.Recall, "recall", o.options.Recall, "share of numbers recalled at which the decay starts")
+	f.Float64Var(&o.options.Recall, "recall", o.options.Recall, "share of numbers recalled at which planted lines leave their grid, and later the decay starts")
 	f.Float64Var(&o.minutes, "minutes", 0, "start the decay early enough to end in so many minutes; 0: no limit")
 	f.Uint64Var(&o.seed, "seed", 1, "of weights and windows")
 	f.StringVar(&o.out, "out", "model.safetensors", "`file` for the model; the state of training is beside it, with .resume")

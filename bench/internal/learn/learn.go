@@ -20,8 +20,8 @@ type Options struct {
 	Warm   int     // steps in which the rate rises from 0
 	Decay  int     // steps in which it falls to 1/50, at the end
 	Steps  int     // at most, Decay included
-	Recall float64 // of the running mean, at which Decay starts
-	Least  int     // steps before Recall is looked at
+	Recall float64 // of the running mean, at which the grid, and then the full rate, is left
+	Least  int     // steps free of the grid before Recall is looked at
 }
 
 // Defaults are the options of bench train.
@@ -49,6 +49,7 @@ func (o *Options) check() error {
 // steps or so.
 type Progress struct {
 	Step      int     `json:"step"`
+	FreeFrom  int     `json:"free_from"`     // step at which planted lines left the grid; −1: not yet
 	DecayFrom int     `json:"decay_from"`    // −1: not yet
 	Bits      float64 `json:"bits_per_byte"` // of windows without numbers
 	Recall    float64 `json:"recall"`        // share of numbers asked for that are right
@@ -76,7 +77,7 @@ func New(c model.Config, b kernel.Backend, policy kernel.Policy, o Options, text
 		return nil, err
 	}
 	t := &Trainer{
-		Model: m, Options: o, Progress: Progress{DecayFrom: -1, Bits: 8},
+		Model: m, Options: o, Progress: Progress{FreeFrom: -1, DecayFrom: -1, Bits: 8},
 		random: rand.NewPCG(seed, 2), adam: model.NewAdamW(m),
 	}
 	return t, t.open(b, policy, text)
@@ -116,11 +117,14 @@ func (t *Trainer) StartDecay() {
 // Step trains on one batch.
 func (t *Trainer) Step() error {
 	p, o := &t.Progress, &t.Options
-	if p.Step >= o.Steps-o.Decay || p.Step >= o.Least && p.Recall > o.Recall {
+	switch {
+	case p.Step >= o.Steps-o.Decay || p.FreeFrom >= 0 && p.Step >= p.FreeFrom+o.Least && p.Recall > o.Recall:
 		t.StartDecay()
+	case p.FreeFrom < 0 && p.Recall > o.Recall:
+		p.FreeFrom, p.Recall = p.Step, 0
 	}
 	p.Rate = t.rate()
-	b := draw(rand.New(t.random), t.text, o.Batch, t.Model.Config.Context)
+	b := draw(rand.New(t.random), t.text, o.Batch, t.Model.Config.Context, p.FreeFrom < 0)
 	loss, err := t.gradient.Loss(b.inputs, b.targets, b.weights)
 	if err != nil {
 		return err

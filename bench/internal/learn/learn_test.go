@@ -1,6 +1,7 @@
 package learn
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -112,29 +113,56 @@ func TestStopIsBetweenSteps(t *testing.T) {
 	}
 }
 
-func TestDecayStartsOnceRecallIsLearnt(t *testing.T) {
+// Recall learnt on the grid ends the first stage, and has to be learnt again
+// before the decay.
+func TestStagesFollowRecall(t *testing.T) {
 	trainer := newTrainer(t, 2, 1)
 	trainer.Options.Recall, trainer.Options.Least = 0.5, 3
-	trainer.Progress.Recall = 0.99
-	for range 5 {
-		if err := trainer.Step(); err != nil {
-			t.Fatal(err)
+	steps := func(n int) {
+		t.Helper()
+		for range n {
+			if err := trainer.Step(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	if got := trainer.Progress.DecayFrom; got != 3 {
-		t.Errorf("decay from %d, want 3", got)
+	p := &trainer.Progress
+	steps(2)
+	if p.FreeFrom != -1 || p.DecayFrom != -1 {
+		t.Fatalf("with nothing learnt: %+v", *p)
+	}
+	p.Recall = 0.99
+	steps(6)
+	if p.FreeFrom != 2 || p.DecayFrom != -1 || p.Recall > 0.5 {
+		t.Fatalf("learnt on the grid: %+v, want free from 2, and recall anew", *p)
+	}
+	p.Recall = 0.99
+	steps(1)
+	if p.DecayFrom != 8 {
+		t.Errorf("learnt free of it: decay from %d, want 8", p.DecayFrom)
 	}
 }
 
-// Every number asked for was given before, under its name, and distances are
-// on no grid.
+// Every number asked for was given before, under its name. Distances are
+// multiples of a line on the grid, and of nothing off it.
 func TestPlantedNumbersCanBeFound(t *testing.T) {
+	if d := plantedDistances(t, false); len(d) < 60 {
+		t.Errorf("%d distances off the grid", len(d))
+	}
+	for d := range plantedDistances(t, true) {
+		if d%line != 0 {
+			t.Errorf("distance %d on the grid", d)
+		}
+	}
+}
+
+func plantedDistances(t *testing.T, grid bool) map[int]bool {
 	r := rand.New(rand.NewPCG(1, 1))
 	pattern := regexp.MustCompile(`\n// (KEY|GET) ([a-z]{3}) = ([0-9]{5})\n`)
 	distances := map[int]bool{}
 	for range 500 {
 		buf := make([]byte, 128)
-		asked := plant(r, buf)
+		asked := plant(r, buf, grid)
 		known, at := map[string]int{}, 0
 		numbers := map[string]string{}
 		for _, m := range pattern.FindAllSubmatchIndex(buf, -1) {
@@ -153,8 +181,27 @@ func TestPlantedNumbersCanBeFound(t *testing.T) {
 			t.Fatalf("%d questions, %v named: %q", at, asked, buf)
 		}
 	}
-	if len(distances) < 60 {
-		t.Errorf("%d distances", len(distances))
+	return distances
+}
+
+// What is marked as known is a copy of what stands before it.
+func TestRepeatedWordsAreKnown(t *testing.T) {
+	r := rand.New(rand.NewPCG(2, 1))
+	for range 300 {
+		buf := make([]byte, 128)
+		known := repeat(r, buf)
+		for _, k := range known {
+			word := buf[k[0]-3 : k[1]]
+			if first := bytes.Index(buf, word); first < 0 || first >= k[0]-3 {
+				t.Fatalf("%q at %v: nothing before it to copy", buf, k)
+			}
+		}
+		if len(known) == 0 {
+			t.Fatal("no word repeated")
+		}
+	}
+	if got := repeat(r, make([]byte, 10)); got != nil {
+		t.Errorf("words in 10 bytes: %v", got)
 	}
 }
 

@@ -38,11 +38,18 @@ func (c curve) last() int {
 	return -1
 }
 
+// maxTicks is how many lengths have room for a label under the axis.
+const maxTicks = 14
+
 func (g *grid) chart(m measure, methods []Method) chart {
 	c := chart{title: m.title + " against context length", note: m.better, trained: math.NaN()}
-	for _, n := range g.lengths {
+	every := (len(g.lengths) + maxTicks - 1) / maxTicks
+	for i, n := range g.lengths {
 		x := math.Log2(float64(n))
 		c.lengths = append(c.lengths, x)
+		if i%every != 0 {
+			continue
+		}
 		label := strconv.Itoa(n)
 		if times := g.times(n); times != "" {
 			label = times + "\n(" + label + ")"
@@ -51,6 +58,7 @@ func (g *grid) chart(m measure, methods []Method) chart {
 	}
 	if n := g.run.Model.TrainedLength; n > 0 && n >= g.lengths[0] && n <= g.lengths[len(g.lengths)-1] {
 		c.trained = math.Log2(float64(n))
+		c.note += " · dashed upright: trained length"
 	}
 	for i, method := range methods {
 		c.curves = append(c.curves, g.curve(m, method.Name, i))
@@ -68,6 +76,10 @@ func (g *grid) chart(m measure, methods []Method) chart {
 	return c
 }
 
+// drawable is far above any bits per byte that mean something, and low enough
+// that no arithmetic on an axis overflows.
+const drawable = 1e9
+
 func (g *grid) curve(m measure, method string, index int) curve {
 	out := curve{name: oneLine(method, 60), style: styleOf(index), label: missing}
 	scale := 1.0
@@ -82,7 +94,7 @@ func (g *grid) curve(m measure, method string, index int) curve {
 				out.label += " at " + cmp.Or(g.times(n), strconv.Itoa(n))
 			}
 		}
-		if !finite(y) {
+		if !finite(y) || math.Abs(y) > drawable {
 			y = math.NaN()
 		}
 		out.y = append(out.y, scale*y)
@@ -108,8 +120,8 @@ func higher(a, b curve) int {
 	return 0
 }
 
-// bitsAxis cuts the axis at twice the least bits per byte: above that a method
-// is lost, and how badly would press the others flat.
+// bitsAxis cuts the axis at 1.6 times the least bits per byte: above that a
+// method is lost, and how badly would press the others flat.
 func (c *chart) bitsAxis() {
 	least, most := math.Inf(1), math.Inf(-1)
 	for _, curve := range c.curves {
@@ -125,7 +137,7 @@ func (c *chart) bitsAxis() {
 		return
 	}
 	c.high = most
-	if cut := 2 * least; least > 0 && most > cut {
+	if cut := 1.6 * least; least > 0 && most > cut {
 		c.high = cut
 	}
 	step := niceStep((c.high - least) / 6)
@@ -138,7 +150,7 @@ func (c *chart) bitsAxis() {
 		c.high += pad
 		return
 	}
-	c.note += fmt.Sprintf(" · axis cut at %s (↑ ends above)", c.yTicks[len(c.yTicks)-1].Label)
+	c.note += fmt.Sprintf(" · axis cut at %s (↑ ended above)", c.yTicks[len(c.yTicks)-1].Label)
 	for i := range c.curves {
 		if last := c.curves[i].last(); last >= 0 && c.curves[i].y[last] > c.high {
 			c.curves[i].label += " ↑"

@@ -16,6 +16,7 @@ const (
 	labelGap   vg.Length = 26   // from the data to the labels, for the leaders
 	sampleSize vg.Length = 30   // of a line beside a label
 	margin     vg.Length = 14
+	lift       vg.Length = 1.2 // of centred text: lower-case letters lie low in their line
 )
 
 func curvePicture(c chart) ([]byte, error) {
@@ -48,7 +49,7 @@ func (g *grid) overviewMethods() []Method {
 }
 
 func (g *grid) overviewPicture() ([]byte, error) {
-	const width, height, gutter = 1140, 400, 26
+	const width, height, gutter = 960, 400, 22
 	methods := g.overviewMethods()
 	img, page := newCanvas(width, height)
 	half := (width - 2*margin - gutter) / 2
@@ -121,7 +122,7 @@ func (c chart) labelWidths() (names, values vg.Length) {
 }
 
 // labels names the curves beside their ends, each tied to its end by a thin
-// line.
+// line unless that is above the axis.
 func (c chart) labels(area, data draw.Canvas, toX, toY func(float64) vg.Length, names vg.Length) {
 	ends := make([]vg.Point, len(c.curves))
 	want := make([]float64, len(c.curves))
@@ -137,15 +138,15 @@ func (c chart) labels(area, data draw.Canvas, toX, toY func(float64) vg.Length, 
 	number := textStyle(bodySize, faint, draw.XLeft, draw.YCenter)
 	for i, y := range spread(want, float64(rowHeight), float64(area.Min.Y+rowHeight/2), float64(data.Max.Y)) {
 		curve, at := c.curves[i], vg.Length(y)
-		if curve.last() >= 0 {
+		if last := curve.last(); last >= 0 && curve.y[last] <= c.high {
 			leader := draw.LineStyle{Color: mix(curve.style.line.Color.(color.RGBA), color.RGBA{0xff, 0xff, 0xff, 0xff}, 0.55), Width: 0.6}
 			area.StrokeLines(leader, []vg.Point{{X: ends[i].X + 4, Y: ends[i].Y}, {X: max(ends[i].X+4, data.Max.X), Y: ends[i].Y}, {X: left - 3, Y: at}})
 		}
 		area.StrokeLine2(curve.style.line, left, at, left+sampleSize, at)
 		curve.style.marker.draw(area, vg.Point{X: left + sampleSize/2, Y: at})
 		x := left + sampleSize + 6
-		area.FillText(text, vg.Point{X: x, Y: at}, fit(curve.name, text, names))
-		area.FillText(number, vg.Point{X: x + names + 10, Y: at}, curve.label)
+		area.FillText(text, vg.Point{X: x, Y: at + lift}, fit(curve.name, text, names))
+		area.FillText(number, vg.Point{X: x + names + 10, Y: at + lift}, curve.label)
 	}
 }
 

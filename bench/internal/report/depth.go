@@ -90,7 +90,7 @@ func (g *grid) depthCell(c draw.Canvas, found float64, x, y, wide, high vg.Lengt
 	}
 	box(c, fill, x+seam, y+seam, wide-2*seam, high-2*seam)
 	if size := min(10, high-5, wide/2.2); size >= 7 {
-		c.FillText(textStyle(size, on, draw.XCenter, draw.YCenter), vg.Point{X: x + wide/2, Y: y + high/2}, label)
+		c.FillText(textStyle(size, on, draw.XCenter, draw.YCenter), vg.Point{X: x + wide/2, Y: y + high/2 + lift/2}, label)
 	}
 }
 
@@ -108,7 +108,8 @@ func (g *grid) depthAxis(c draw.Canvas, x, y vg.Length) {
 func (g *grid) lengthAxis(c draw.Canvas, x, y vg.Length) {
 	style := textStyle(9.5, ink, draw.XCenter, draw.YTop)
 	wide := panelWidth / vg.Length(len(g.lengths))
-	every := stride(len(g.lengths), panelWidth, 34)
+	widest := style.Width("(" + strconv.Itoa(g.lengths[len(g.lengths)-1]) + ")")
+	every := stride(len(g.lengths), panelWidth, widest+1)
 	for i := 0; i < len(g.lengths); i += every {
 		label := strconv.Itoa(g.lengths[i])
 		if times := g.times(g.lengths[i]); times != "" {
@@ -132,8 +133,8 @@ func colourBar(c draw.Canvas, x, y, height vg.Length) {
 	style := textStyle(bodySize, ink, draw.XLeft, draw.YCenter)
 	for _, percent := range []int{0, 25, 50, 75, 100} {
 		at := y + height*vg.Length(percent)/100
-		c.FillText(style, vg.Point{X: x + barWidth + 6, Y: at}, strconv.Itoa(percent)+"%")
+		c.FillText(style, vg.Point{X: x + barWidth + 6, Y: at + lift}, strconv.Itoa(percent)+"%")
 	}
 	box(c, blank, x, y-26, barWidth, 12)
-	c.FillText(style, vg.Point{X: x + barWidth + 6, Y: y - 20}, "none")
+	c.FillText(style, vg.Point{X: x + barWidth + 6, Y: y - 20 + lift}, "not measured")
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 )
@@ -32,9 +33,11 @@ func Table(w io.Writer, r *Run) error {
 			g.block(&b, m, g.lengths[from:min(from+tableColumns, len(g.lengths))])
 		}
 	}
-	_, err = io.WriteString(w, b.String())
+	_, err = io.WriteString(w, trailing.ReplaceAllString(b.String(), "\n"))
 	return err
 }
+
+var trailing = regexp.MustCompile(` +\n`)
 
 // subject says in one line what was measured.
 func (g *grid) subject() string {
