@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -30,7 +29,7 @@ func parseExtrapolate(std streams, args []string) (*extrapolateFlags, error) {
 	var o extrapolateFlags
 	f := newFlags(std, "extrapolate", "Runs a model on sequences longer than it was trained on, with one method after\n"+
 		"another, and writes a table, plots, a page, CSV and JSON. Ctrl-C writes what is\nfinished.")
-	f.StringVar(&o.methods, "methods", "", "names with commas, or all, default, quick (default \"default\", with -quick \"quick\")")
+	f.StringVar(&o.methods, "methods", "", "names with commas, or all, or quick (default \"all\", with -quick \"quick\")")
 	f.StringVar(&o.lengths, "lengths", "", "tokens, or multiples of the trained length such as 4x (default \"1x,2x,4x,8x,16x\", with -quick to 8x)")
 	f.StringVar(&o.model, "model", "", "safetensors `file` of a byte-level Llama (default: the one that comes with bench)")
 	f.StringVar(&o.text, "text", "", "`file` to judge by (default: source of Go that the model has not seen)")
@@ -39,7 +38,7 @@ func parseExtrapolate(std streams, args []string) (*extrapolateFlags, error) {
 	f.BoolVar(&o.quick, "quick", false, "fewer methods, lengths and trials: under a minute on two cores")
 	f.IntVar(&o.workers, "workers", 0, "processors to use; 0: all")
 	f.IntVar(&o.windows, "windows", 0, "sequences for bits per byte at each length (default 16, with -quick 10)")
-	f.IntVar(&o.trials, "trials", 0, "keys planted at each length, a multiple of 10 (default 40, with -quick 10)")
+	f.IntVar(&o.trials, "trials", 0, "keys planted at each length, a multiple of 10 (default 20, with -quick 10)")
 	f.Uint64Var(&o.seed, "seed", 1, "of everything drawn")
 	if err := parse(f, args); err != nil {
 		return nil, err
@@ -52,14 +51,14 @@ func parseExtrapolate(std streams, args []string) (*extrapolateFlags, error) {
 			}
 		}
 	}
-	pick(&o.methods, "default", "quick")
+	pick(&o.methods, "all", "quick")
 	pick(&o.lengths, "1x,2x,4x,8x,16x", "1x,2x,4x,8x")
 	for _, n := range []struct {
 		name        string
 		value       *int
 		full, quick int
 		unit        int
-	}{{"windows", &o.windows, 16, 10, 1}, {"trials", &o.trials, 40, 10, task.Depths}} {
+	}{{"windows", &o.windows, 16, 10, 1}, {"trials", &o.trials, 20, 10, task.Depths}} {
 		switch {
 		case *n.value == 0 && o.quick:
 			*n.value = n.quick
@@ -284,21 +283,14 @@ func listMethods(_ context.Context, std streams, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(std.out, "L is the trained length, n the tested one, s = max(1, n/L). [q] is in -methods quick,\n[d] in default; a control is made for models trained with it.\n\n")
+	fmt.Fprint(std.out, "L is the trained length, n the tested one, s = max(1, n/L). Marked quick\nis what -quick runs; a control is made for models trained with it.\n\n")
 	for _, m := range all {
-		var marks []string
-		if m.Set&method.Quick != 0 {
-			marks = append(marks, "q")
-		}
-		if m.Set&method.Default != 0 {
-			marks = append(marks, "d")
-		}
-		if m.Control {
-			marks = append(marks, "control")
-		}
 		mark := ""
-		if len(marks) > 0 {
-			mark = "[" + strings.Join(marks, ", ") + "]"
+		switch {
+		case m.Quick:
+			mark = "[quick]"
+		case m.Control:
+			mark = "[control]"
 		}
 		fmt.Fprintf(std.out, "%-14s %-9s %s\n%24s %s, %s\n", m.Name, mark, m.Summary, "", m.Paper, m.URL)
 	}

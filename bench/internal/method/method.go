@@ -22,20 +22,11 @@ type Method struct {
 	Paper   string
 	URL     string
 	Claim   string // for use beyond the trained length without training: "strong", "weak", "none"
-	Set     Set
-	Control bool // not made for a model trained with RoPE and left as it is; here for comparison
+	Quick   bool   // among the few of -quick
+	Control bool   // not made for a model trained with RoPE and left as it is; here for comparison
 
 	build func(*setting) Setup
 }
-
-// Set says which lists a method is in beside "all".
-type Set uint8
-
-// The sets.
-const (
-	Quick   Set = 1 << iota // of -quick
-	Default                 // of the program
-)
 
 // Setup is a method made ready for one length.
 type Setup struct {
@@ -88,8 +79,7 @@ func (s *Setup) Span(length int) int {
 	return min(length, int(s.Mask.Regions[0].Diff.Hi))
 }
 
-// Select picks methods by a list of names with commas, or by "all", "default"
-// or "quick". They come in the order of the table, each once.
+// Select picks methods by a list of names with commas, or by "all" or "quick". They come in the order of the table, each once.
 func Select(list string) ([]*Method, error) {
 	chosen := map[string]bool{}
 	for name := range strings.SplitSeq(list, ",") {
@@ -97,21 +87,21 @@ func Select(list string) ([]*Method, error) {
 		switch name {
 		case "":
 			continue
-		case "all", "default", "quick":
+		case "all", "quick":
 			for i := range table {
-				if name == "all" || name == "default" && table[i].Set&Default != 0 || name == "quick" && table[i].Set&Quick != 0 {
+				if name == "all" || table[i].Quick {
 					chosen[table[i].Name] = true
 				}
 			}
 		default:
 			if !slices.ContainsFunc(table, func(m Method) bool { return m.Name == name }) {
-				return nil, fmt.Errorf("method: unknown method %q (have all, default, quick, %s)", name, strings.Join(Names(), ", "))
+				return nil, fmt.Errorf("method: unknown method %q (have all, quick, %s)", name, strings.Join(Names(), ", "))
 			}
 			chosen[name] = true
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("method: %q names no method (have all, default, quick, %s)", list, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("method: %q names no method (have all, quick, %s)", list, strings.Join(Names(), ", "))
 	}
 	var out []*Method
 	for i := range table {

@@ -13,7 +13,7 @@ import (
 // and p the position of a token.
 var table = []Method{
 	{
-		Name: "rope", Title: "RoPE", Claim: "none", Set: Quick | Default,
+		Name: "rope", Title: "RoPE", Claim: "none", Quick: true,
 		Summary: "as trained: positions beyond L are met for the first time",
 		Paper:   "Su et al., RoFormer", URL: "https://arxiv.org/abs/2104.09864",
 		build: func(s *setting) Setup { return s.rotate(rope.Default{Base: s.base}, "") },
@@ -31,7 +31,7 @@ var table = []Method{
 		build: func(s *setting) Setup { return s.place(attention.NoPE{}, "") },
 	},
 	{
-		Name: "pi", Title: "Position interpolation", Claim: "weak", Set: Quick | Default,
+		Name: "pi", Title: "Position interpolation", Claim: "weak", Quick: true,
 		Summary: "position interpolation: every position divided by s; made to be fine-tuned",
 		Paper:   "Chen et al.", URL: "https://arxiv.org/abs/2306.15595",
 		build: func(s *setting) Setup {
@@ -39,7 +39,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "ntk", Title: "NTK-aware", Claim: "weak", Set: Quick | Default,
+		Name: "ntk", Title: "NTK-aware", Claim: "weak", Quick: true,
 		Summary: "base θ·s^(d/(d−2)): the lowest frequency is divided by s, the highest kept",
 		Paper:   "bloc97; in Peng et al., YaRN, section 3.1", URL: "https://arxiv.org/abs/2309.00071",
 		build: func(s *setting) Setup {
@@ -75,7 +75,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "dynamic-ntk", Title: "Dynamic NTK", Claim: "weak", Set: Default,
+		Name: "dynamic-ntk", Title: "Dynamic NTK", Claim: "weak",
 		Summary: "ntk with the factor a·n/L − (a−1), which grows with the sequence",
 		Paper:   "emozilla; in Peng et al., YaRN, section 3.3", URL: "https://arxiv.org/abs/2309.00071",
 		build: func(s *setting) Setup {
@@ -91,7 +91,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "yarn", Title: "YaRN", Claim: "strong", Set: Quick | Default,
+		Name: "yarn", Title: "YaRN", Claim: "strong", Quick: true,
 		Summary: "pairs of 32 turns in L kept, of less than 1 interpolated, a ramp between; scores times (0.1·ln s + 1)²",
 		Paper:   "Peng et al., YaRN", URL: "https://arxiv.org/abs/2309.00071",
 		build: func(s *setting) Setup {
@@ -107,7 +107,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "longrope", Title: "LongRoPE", Claim: "strong", Set: Default,
+		Name: "longrope", Title: "LongRoPE", Claim: "strong",
 		Summary: "a factor of its own for each pair, and scores times 1 + ln s/ln L; not searched for here: from 1 for the fastest pair geometrically to s for those that make no whole turn in L",
 		Paper:   "Ding et al., LongRoPE", URL: "https://arxiv.org/abs/2402.13753",
 		build: func(s *setting) Setup {
@@ -124,7 +124,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "llama3", Title: "Llama 3", Claim: "strong", Set: Default,
+		Name: "llama3", Title: "Llama 3", Claim: "strong",
 		Summary: "pairs of 4 turns in L kept, of less than 1 divided by s, a blend between",
 		Paper:   "Grattafiori et al., The Llama 3 Herd of Models", URL: "https://arxiv.org/abs/2407.21783",
 		build: func(s *setting) Setup {
@@ -164,7 +164,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "rerope", Title: "ReRoPE", Claim: "strong", Set: Quick | Default,
+		Name: "rerope", Title: "ReRoPE", Claim: "strong", Quick: true,
 		Summary: "distances grow to w = L/2 and stay there",
 		Paper:   "Su, Transformer upgrade path 12", URL: "https://kexue.fm/archives/9708",
 		build: func(s *setting) Setup {
@@ -172,7 +172,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "rerope+logn", Title: "ReRoPE with log-n", Claim: "strong", Set: Quick | Default,
+		Name: "rerope+logn", Title: "ReRoPE with log-n", Claim: "strong", Quick: true,
 		Summary: "rerope, scores of query i times max(1, ln(i+1)/ln L)",
 		Paper:   "Su, Transformer upgrade path 12", URL: "https://kexue.fm/archives/9708",
 		build: func(s *setting) Setup {
@@ -180,7 +180,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "leaky-rerope", Title: "Leaky ReRoPE", Claim: "strong", Set: Default,
+		Name: "leaky-rerope", Title: "Leaky ReRoPE", Claim: "strong",
 		Summary: "distances grow to w = L/2, and beyond it slowly enough to end below L",
 		Paper:   "Su, Transformer upgrade path 12", URL: "https://kexue.fm/archives/9708",
 		build: func(s *setting) Setup {
@@ -190,7 +190,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "self-extend", Title: "Self-Extend", Claim: "strong", Set: Quick | Default,
+		Name: "self-extend", Title: "Self-Extend", Claim: "strong", Quick: true,
 		Summary: "near distances kept, far positions divided by a group size and rounded down",
 		Paper:   "Jin et al., LLM Maybe LongLM", URL: "https://arxiv.org/abs/2401.01325",
 		build: func(s *setting) Setup {
@@ -199,7 +199,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "dca", Title: "Dual chunk attention", Claim: "strong", Set: Quick | Default,
+		Name: "dca", Title: "Dual chunk attention", Claim: "strong", Quick: true,
 		Summary: "dual chunk attention: positions start anew every chunk, of ¾L with L/8 kept local",
 		Paper:   "An et al., Training-Free Long-Context Scaling", URL: "https://arxiv.org/abs/2402.17463",
 		build: func(s *setting) Setup {
@@ -217,7 +217,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "lm-infinite", Title: "LM-Infinite", Claim: "weak", Set: Default,
+		Name: "lm-infinite", Title: "LM-Infinite", Claim: "weak",
 		Summary: "the last keys at their distances and the first 10 at a constant one; the rest is not seen",
 		Paper:   "Han et al., LM-Infinite", URL: "https://arxiv.org/abs/2308.16137",
 		build: func(s *setting) Setup {
@@ -226,7 +226,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "window", Title: "Sliding window", Claim: "weak", Set: Default,
+		Name: "window", Title: "Sliding window", Claim: "weak",
 		Summary: "the last L keys alone are seen",
 		Paper:   "Beltagy et al., Longformer", URL: "https://arxiv.org/abs/2004.05150",
 		build: func(s *setting) Setup {
@@ -236,7 +236,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "streaming-llm", Title: "StreamingLLM", Claim: "weak", Set: Quick | Default,
+		Name: "streaming-llm", Title: "StreamingLLM", Claim: "weak", Quick: true,
 		Summary: "token by token over a cache that drops all but the first 4 and the last L−4 keys; positions are ranks in the cache",
 		Paper:   "Xiao et al., StreamingLLM", URL: "https://arxiv.org/abs/2309.17453",
 		build: func(s *setting) Setup {
