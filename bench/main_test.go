@@ -46,7 +46,7 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-methods", "rop"}, "have all, default"},
+		{[]string{"-methods", "rop"}, "have all, quick"},
 		{[]string{"-lengths", "64"}, "-lengths"},
 		{[]string{"-lengths", "4x,2x"}, "ascending"},
 		{[]string{"-lengths", "4096x"}, "give a longer one"},

@@ -38,18 +38,11 @@ func (c curve) last() int {
 	return -1
 }
 
-// maxTicks is how many lengths have room for a label under the axis.
-const maxTicks = 14
-
 func (g *grid) chart(m measure, methods []Method) chart {
 	c := chart{title: m.title + " against context length", note: m.better, trained: math.NaN()}
-	every := (len(g.lengths) + maxTicks - 1) / maxTicks
-	for i, n := range g.lengths {
+	for _, n := range g.lengths {
 		x := math.Log2(float64(n))
 		c.lengths = append(c.lengths, x)
-		if i%every != 0 {
-			continue
-		}
 		label := strconv.Itoa(n)
 		if times := g.times(n); times != "" {
 			label = times + "\n(" + label + ")"
@@ -120,6 +113,9 @@ func higher(a, b curve) int {
 	return 0
 }
 
+// leastStep keeps the axis from blowing up differences that are noise.
+const leastStep = 0.01
+
 // bitsAxis cuts the axis at 1.6 times the least bits per byte: above that a
 // method is lost, and how badly would press the others flat.
 func (c *chart) bitsAxis() {
@@ -140,7 +136,7 @@ func (c *chart) bitsAxis() {
 	if cut := 1.6 * least; least > 0 && most > cut {
 		c.high = cut
 	}
-	step := niceStep((c.high - least) / 6)
+	step := max(niceStep((c.high-least)/6), leastStep)
 	c.low = step * math.Floor(least/step)
 	c.high = max(step*math.Ceil(c.high/step), c.low+step)
 	c.yTicks = ticks(c.low, c.high, step)

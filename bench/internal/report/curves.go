@@ -3,6 +3,7 @@ package report
 import (
 	"image/color"
 	"math"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
@@ -69,9 +70,9 @@ func (c chart) draw(area draw.Canvas) {
 	under := textStyle(bodySize, faint, draw.XLeft, draw.YTop)
 	area.FillText(under, vg.Point{X: area.Min.X, Y: area.Max.Y - 20}, fit(c.note, under, width))
 
-	names, values := c.labelWidths()
+	names, values := c.labelWidths(width)
 	body := draw.Crop(area, 0, -(labelGap + sampleSize + 6 + names + 10 + values), 0, -44)
-	p := c.axes()
+	p := c.axes(body.Max.X - body.Min.X)
 	p.Add(curvePlotter{c})
 	p.Draw(body)
 
@@ -81,15 +82,15 @@ func (c chart) draw(area draw.Canvas) {
 	c.labels(area, data, toX, toY, names)
 }
 
-// axes is an empty plot with c's axes.
-func (c chart) axes() *plot.Plot {
+// axes is an empty plot of a width with c's axes.
+func (c chart) axes(width vg.Length) *plot.Plot {
 	p := plot.New()
 	p.X.Min, p.X.Max = c.lengths[0]-0.12, c.lengths[len(c.lengths)-1]+0.12
 	p.Y.Min, p.Y.Max = c.low, c.high
-	p.X.Tick.Marker, p.Y.Tick.Marker = plot.ConstantTicks(c.ticks), plot.ConstantTicks(c.yTicks)
-	p.X.Label.Text = "context length in tokens, log scale"
-	if !math.IsNaN(c.trained) {
-		p.X.Label.Text = "context length, in trained lengths (and tokens), log scale"
+	p.X.Tick.Marker, p.Y.Tick.Marker = plot.ConstantTicks(c.labelledTicks(width)), plot.ConstantTicks(c.yTicks)
+	p.X.Label.Text = "context length, log scale"
+	if long := "context length, in trained lengths (and tokens), log scale"; !math.IsNaN(c.trained) && textStyle(bodySize, ink, 0, 0).Width(long) < width {
+		p.X.Label.Text = long
 	}
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
 		axis.Padding = 0
@@ -112,13 +113,34 @@ func (c chart) tickSize() vg.Length {
 	return bodySize
 }
 
-func (c chart) labelWidths() (names, values vg.Length) {
+// labelledTicks are as many as have room beside each other, the trained length
+// among them.
+func (c chart) labelledTicks(width vg.Length) []plot.Tick {
+	style, widest, trained := textStyle(c.tickSize(), ink, draw.XCenter, draw.YTop), vg.Length(0), 0
+	for i, tick := range c.ticks {
+		for line := range strings.SplitSeq(tick.Label, "\n") {
+			widest = max(widest, style.Width(line))
+		}
+		if tick.Value == c.trained {
+			trained = i
+		}
+	}
+	const yLabels = 60
+	every := stride(len(c.ticks), max(width-yLabels, 1), widest+4)
+	var out []plot.Tick
+	for i := trained % every; i < len(c.ticks); i += every {
+		out = append(out, c.ticks[i])
+	}
+	return out
+}
+
+func (c chart) labelWidths(width vg.Length) (names, values vg.Length) {
 	style := textStyle(bodySize, ink, draw.XLeft, draw.YCenter)
 	for _, curve := range c.curves {
 		names = max(names, style.Width(curve.name))
 		values = max(values, style.Width(curve.label))
 	}
-	return min(names, 190), values
+	return min(names, 0.25*width), values
 }
 
 // labels names the curves beside their ends, each tied to its end by a thin
@@ -140,6 +162,9 @@ func (c chart) labels(area, data draw.Canvas, toX, toY func(float64) vg.Length, 
 		curve, at := c.curves[i], vg.Length(y)
 		if last := curve.last(); last >= 0 && curve.y[last] <= c.high {
 			leader := draw.LineStyle{Color: mix(curve.style.line.Color.(color.RGBA), color.RGBA{0xff, 0xff, 0xff, 0xff}, 0.55), Width: 0.6}
+			if last < len(c.lengths)-1 || last == 0 {
+				leader.Dashes = []vg.Length{1, 3} // or it would pass for a curve
+			}
 			area.StrokeLines(leader, []vg.Point{{X: ends[i].X + 4, Y: ends[i].Y}, {X: max(ends[i].X+4, data.Max.X), Y: ends[i].Y}, {X: left - 3, Y: at}})
 		}
 		area.StrokeLine2(curve.style.line, left, at, left+sampleSize, at)

@@ -99,7 +99,11 @@ func (g *grid) times(length int) string {
 	if trained <= 0 {
 		return ""
 	}
-	return strconv.FormatFloat(float64(length)/float64(trained), 'g', 3, 64) + "×"
+	times := float64(length) / float64(trained)
+	if times >= 100 {
+		return strconv.FormatFloat(times, 'f', 0, 64) + "×"
+	}
+	return strconv.FormatFloat(times, 'g', 3, 64) + "×"
 }
 
 // measure is one of the two numbers of a result.

@@ -110,18 +110,20 @@ func (d *Depth) UnmarshalJSON(data []byte) error {
 // Cells of the tables, on the terminal and in HTML.
 const missing = "–" // not measured
 
-func bitsText(x float64) string {
-	if !finite(x) {
-		return notFinite(x)
-	}
-	return strconv.FormatFloat(x, 'f', 3, 64)
-}
+func bitsText(x float64) string { return fixed(x, 3) }
 
-func percentText(x float64) string {
-	if !finite(x) {
+func percentText(x float64) string { return fixed(100*x, 1) }
+
+// fixed has so many decimals; a number too large to be a result is short, so
+// that it cannot push a table apart.
+func fixed(x float64, decimals int) string {
+	switch {
+	case !finite(x):
 		return notFinite(x)
+	case math.Abs(x) >= 1000:
+		return strconv.FormatFloat(x, 'g', 3, 64)
 	}
-	return strconv.FormatFloat(100*x, 'f', 1, 64)
+	return strconv.FormatFloat(x, 'f', decimals, 64)
 }
 
 func notFinite(x float64) string {

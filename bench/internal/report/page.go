@@ -148,7 +148,7 @@ func (g *grid) notes() []string {
 	}
 	if n := g.run.Passkeys; n > 0 {
 		points := 196 * math.Sqrt(0.25/float64(n)) // 1.96 standard errors of a half
-		notes = append(notes, fmt.Sprintf("With %s per length a recall near 50%% is sure to about ±%.0f points (95%%); a smaller difference between two methods says little.", plural(n, "passkey"), points))
+		notes = append(notes, fmt.Sprintf("With %s per length a recall near 50%% is known to about ±%.0f points (95%%); a smaller difference between two methods says little.", plural(n, "passkey"), points))
 	}
 	if n := g.run.Model.Parameters; n > 0 && n < 1e9 {
 		notes = append(notes, fmt.Sprintf("The model is small (%s parameters). The shapes of the curves carry over to larger models better than the numbers do.", thousands(n)))
