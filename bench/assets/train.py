@@ -82,15 +82,14 @@ def spread(count, width, length):
     cuts = sorted(rng.randint(0, length - count * width) for _ in range(count))
     return [c + i * width for i, c in enumerate(cuts)]
 
-def places(count, width, length):
-    if stage == 'free': return spread(count, width, length)
-    shift = rng.randrange(length % width + 1)
-    return [shift + i * width for i in sorted(rng.sample(range(length // width), count))]
-
 def plant(buf):
     """Writes one to three KEY lines and later GETs of them into buf; returns where the digits of each GET start."""
     n = 20                                             # bytes of "\n// KEY abc = 12345\n", and of GET
-    at_line = places(rng.randint(2, 6), n, len(buf))
+    if stage == 'free':
+        at_line = spread(rng.randint(2, 6), n, len(buf))
+    else:
+        shift = rng.randrange(len(buf) % n + 1)
+        at_line = [shift + i * n for i in sorted(rng.sample(range(len(buf) // n), rng.randint(2, 6)))]
     nk = rng.randint(1, min(3, len(at_line) - 1))
     keys, at = [], []
     for i, p in enumerate(at_line):
