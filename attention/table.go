@@ -75,7 +75,7 @@ func (t *table) segmentFor(m PosMap, side kernel.Side, x span) (int, error) {
 	s := &t.segments[i]
 	have := span{s.first, s.first + s.count - 1}
 	want := have.union(u)
-	most := int64(maxBytes / (4 * t.rotation.Dim))
+	most := int64(maxBytes) / int64(4*t.rotation.Dim)
 	if want.hi-want.lo >= most {
 		want = u // what the steps before needed is far away
 	}
