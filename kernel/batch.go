@@ -105,9 +105,6 @@ type BlockSparse struct {
 	Indptr, Indices      []int32
 }
 
-// Sequences is the number of sequences.
-func (b *Batch) Sequences() int { return len(b.SeqLens) }
-
 // Tokens is the number of query tokens.
 func (b *Batch) Tokens() int {
 	if len(b.QueryStart) == 0 {

@@ -36,10 +36,9 @@ func FMA(a, b, c float32) float32 {
 	return fmaOdd(p, z, s)
 }
 
-// FMAOdd finishes an FMA whose float64 sum s = p + z may not be rounded
-// directly. It is right for every s, and slower than FMA.
-func FMAOdd(p, z, s float64) float32 { return fmaOdd(p, z, s) }
-
+// fmaOdd finishes an FMA from its exact product p and the float64 sum s of p
+// and z. It is right for every s, and slower.
+//
 //go:noinline
 func fmaOdd(p, z, s float64) float32 {
 	b := s - p
@@ -129,7 +128,3 @@ func Tanh(x float32) float32 {
 // TanhCoef are the coefficients of (T(x) − x)/x³ in x², highest power first: a
 // Chebyshev fit on x² <= 0.4, relative error 5e-9 before rounding.
 var TanhCoef = [6]float32{0.00227270485, -0.00832640193, 0.0217636339, -0.0539586246, 0.133333012, -0.333333343}
-
-// SoftCap is the soft cap of a score t in units of log 2: capL·T(t·inv), with
-// capL = float32(SoftCap·log₂e) and inv = float32(1/(SoftCap·log₂e)).
-func SoftCap(t, inv, capL float32) float32 { return Tanh(t*inv) * capL }

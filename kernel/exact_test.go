@@ -50,7 +50,7 @@ func TestFMAIsRoundedOnce(t *testing.T) {
 	for n := range 300_000 {
 		a, b, c := triple(r, n%6)
 		got := FMA(a, b, c)
-		if odd := FMAOdd(float64(a)*float64(b), float64(c), float64(float64(a)*float64(b))+float64(c)); math.Float32bits(odd) != math.Float32bits(got) && got == got {
+		if odd := fmaOdd(float64(a)*float64(b), float64(c), float64(float64(a)*float64(b))+float64(c)); math.Float32bits(odd) != math.Float32bits(got) && got == got {
 			t.Fatalf("FMA(%x, %x, %x) = %x, by rounding to odd %x", a, b, c, got, odd)
 		}
 		p := float64(a) * float64(b)

@@ -11,6 +11,12 @@
 // multiply-add emulated; those named Fast multiply and add with two roundings,
 // in the same order. Neither lets the compiler fuse: a product that feeds a sum
 // is converted to float32 first.
+//
+// Versions, in GFLOP/s of one core at dim 128 (bench/results/2026-11-23-cpu-go.txt,
+// which has the command):
+//
+//	DotFast   1  two rows × four keys in registers           7.8
+//	DotExact  1  one row × four keys, flag instead of call   1.85
 package vec
 
 import "github.com/longctx/longctx/kernel"
