@@ -37,6 +37,9 @@ func Window(window int) Mask {
 // their true positions. For StreamingLLM's positions in the cache see
 // StreamingLLM.
 func WindowSinks(window, sinks int) Mask {
+	if sinks == 0 {
+		return Window(window)
+	}
 	return intervals(
 		kernel.Region{Diff: between(0, bound(window)), Key: kernel.All},
 		kernel.Region{Diff: between(bound(window), kernel.MaxBound), Key: between(0, bound(sinks))},
@@ -47,7 +50,11 @@ func WindowSinks(window, sinks int) Mask {
 // chunked attention).
 func Chunked(size int) Mask {
 	r := kernel.Region{Diff: between(0, kernel.MaxBound), Key: kernel.All}
-	r.Chunk[0] = kernel.ChunkRange{Size: bound(size), Range: between(0, 1)}
+	n := bound(size)
+	if n == 0 { // would be no chunks at all
+		n = -1
+	}
+	r.Chunk[0] = kernel.ChunkRange{Size: n, Range: between(0, 1)}
 	return intervals(r)
 }
 
