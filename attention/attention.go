@@ -132,8 +132,6 @@ func (m *Mask) check(say func(string, ...any)) {
 	for i, r := range m.Regions {
 		if r.Diff.Hi == -1 || r.Key.Hi == -1 {
 			say("Mask region %d has a length that is negative or above 2³¹−2", i)
-		} else if r.Empty() {
-			say("Mask region %d holds no pair: %+v", i, r)
 		}
 		for _, c := range r.Chunk {
 			if c.Size < 0 {

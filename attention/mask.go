@@ -26,10 +26,11 @@ func Causal() Mask {
 	return intervals(kernel.Region{Diff: between(0, kernel.MaxBound), Key: kernel.All})
 }
 
-// Window lets query i see its own key and the window−1 before it (Beltagy et
+// Window lets query i see its own key and the window−1 before it, window at
+// least 1 (Beltagy et
 // al., "Longformer", arXiv 2004.05150; Mistral's sliding_window).
 func Window(window int) Mask {
-	return intervals(kernel.Region{Diff: between(0, bound(window)), Key: kernel.All})
+	return intervals(kernel.Region{Diff: between(0, positive(window)), Key: kernel.All})
 }
 
 // WindowSinks is Window plus the first sinks keys (Xiao et al., "Efficient
@@ -41,7 +42,7 @@ func WindowSinks(window, sinks int) Mask {
 		return Window(window)
 	}
 	return intervals(
-		kernel.Region{Diff: between(0, bound(window)), Key: kernel.All},
+		kernel.Region{Diff: between(0, positive(window)), Key: kernel.All},
 		kernel.Region{Diff: between(bound(window), kernel.MaxBound), Key: between(0, bound(sinks))},
 	)
 }
@@ -50,11 +51,7 @@ func WindowSinks(window, sinks int) Mask {
 // chunked attention).
 func Chunked(size int) Mask {
 	r := kernel.Region{Diff: between(0, kernel.MaxBound), Key: kernel.All}
-	n := bound(size)
-	if n == 0 { // would be no chunks at all
-		n = -1
-	}
-	r.Chunk[0] = kernel.ChunkRange{Size: n, Range: between(0, 1)}
+	r.Chunk[0] = kernel.ChunkRange{Size: positive(size), Range: between(0, 1)}
 	return intervals(r)
 }
 
@@ -115,4 +112,13 @@ func bound(n int) int32 {
 		return -1
 	}
 	return int32(n)
+}
+
+// positive is bound for lengths of which 0 would mean another mask: no window
+// in some libraries, no key at all here.
+func positive(n int) int32 {
+	if n == 0 {
+		return -1
+	}
+	return bound(n)
 }

@@ -82,7 +82,7 @@ func (t *builder) masks() {
 		{"window=1", attention.Window(1)},
 		{"window=20", attention.Window(20)},
 		{"window=64", attention.Window(64)},
-		{"window=0", attention.Window(0)},
+		{"window=0", attention.Mask{Regions: []kernel.Region{{Key: kernel.All}}}}, // nobody sees a key
 		{"window-sinks", attention.WindowSinks(20, 4)},
 		{"window-sinks/many", attention.WindowSinks(10, 90)},
 		{"chunked=1", attention.Chunked(1)},
