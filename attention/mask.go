@@ -26,9 +26,9 @@ func Causal() Mask {
 	return intervals(kernel.Region{Diff: between(0, kernel.MaxBound), Key: kernel.All})
 }
 
-// Window lets query i see its own key and the window−1 before it, window at
-// least 1 (Beltagy et
-// al., "Longformer", arXiv 2004.05150; Mistral's sliding_window).
+// Window lets query i see its own key and the window−1 before it; window is at
+// least 1 (Beltagy et al., "Longformer", arXiv 2004.05150; Mistral's
+// sliding_window).
 func Window(window int) Mask {
 	return intervals(kernel.Region{Diff: between(0, positive(window)), Key: kernel.All})
 }
