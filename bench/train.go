@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/longctx/longctx/bench/internal/learn"
@@ -66,6 +68,9 @@ func train(ctx context.Context, std streams, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := writable(o.out); err != nil {
+		return err
+	}
 	b, restore, err := host(o.workers)
 	if err != nil {
 		return err
@@ -94,6 +99,16 @@ func train(ctx context.Context, std streams, args []string) error {
 		return judgeModel(ctx, std.out, t.Model, b, policy)
 	}
 	return stopped
+}
+
+// writable reports that files cannot be made beside path: better before hours
+// of training than after.
+func writable(path string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".longctx-*")
+	if err != nil {
+		return fmt.Errorf("-out: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // watch reports and saves between steps.

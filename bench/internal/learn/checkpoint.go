@@ -1,8 +1,11 @@
 package learn
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 
 	"github.com/longctx/longctx/bench/internal/model"
@@ -17,6 +20,8 @@ type state struct {
 	Progress  Progress `json:"progress"`
 	AdamSteps int      `json:"adam_steps"`
 	Random    []byte   `json:"random"`
+	Policy    string   `json:"policy"`
+	Text      string   `json:"text"` // SHA-256: of other text or policy, the steps would be others
 }
 
 // Save writes the weights to path, and all that Resume needs to path with
@@ -26,7 +31,7 @@ func (t *Trainer) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("learn: %w", err)
 	}
-	s, err := json.Marshal(state{t.Options, t.Progress, t.adam.Steps, random})
+	s, err := json.Marshal(state{t.Options, t.Progress, t.adam.Steps, random, t.policy.String(), digest(t.text)})
 	if err != nil {
 		return fmt.Errorf("learn: %w", err)
 	}
@@ -69,6 +74,12 @@ func Resume(path string, b kernel.Backend, policy kernel.Policy, text []byte) (*
 	if s.AdamSteps < 0 || s.Progress.Step < 0 {
 		return nil, fmt.Errorf("learn: %s: training state: step %d after %d of AdamW, want 0 or more", path, s.Progress.Step, s.AdamSteps)
 	}
+	if s.Policy != policy.String() {
+		return nil, fmt.Errorf("learn: %s was trained under policy %s, want the same, got %v", path, s.Policy, policy)
+	}
+	if got := digest(text); s.Text != got {
+		return nil, fmt.Errorf("learn: %s was trained on a text of SHA-256 %.12s, want the same, got %.12s", path, s.Text, got)
+	}
 	t.Options, t.Progress, t.adam = s.Options, s.Progress, model.NewAdamW(t.Model)
 	t.adam.Steps = s.AdamSteps
 	for i, p := range t.Model.Params() {
@@ -78,6 +89,16 @@ func Resume(path string, b kernel.Backend, policy kernel.Policy, text []byte) (*
 		if t.adam.V[i].Data, err = f.F32("adam.v."+p.Name, p.Rows, p.Cols); err != nil {
 			return nil, fmt.Errorf("learn: %s: %w", path, err)
 		}
+		for k, v := range t.adam.V[i].Data {
+			if m := t.adam.M[i].Data[k]; !(v >= 0 && v <= math.MaxFloat32) || !(m >= -math.MaxFloat32 && m <= math.MaxFloat32) {
+				return nil, fmt.Errorf("learn: %s: moments of %s are %v and %v, want finite and the second not negative", path, p.Name, m, v)
+			}
+		}
 	}
 	return t, t.open(b, policy, text)
+}
+
+func digest(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }

@@ -64,6 +64,7 @@ type Trainer struct {
 	Progress Progress
 
 	text     []byte
+	policy   kernel.Policy
 	random   *rand.PCG
 	adam     *model.AdamW
 	gradient *model.Gradient
@@ -91,7 +92,7 @@ func (t *Trainer) open(b kernel.Backend, policy kernel.Policy, text []byte) erro
 	if len(text) <= c.Context {
 		return fmt.Errorf("learn: a text of %d bytes, want more than a window of %d", len(text), c.Context)
 	}
-	t.text = text
+	t.text, t.policy = text, policy
 	how := model.Attending{Mask: attention.Causal(), Rotary: rope.Default{Base: rope.Base{HeadDim: c.HeadDim, Theta: c.Base}}}
 	var err error
 	t.gradient, err = model.NewGradient(t.Model, b, policy, how)

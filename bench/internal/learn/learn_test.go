@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -223,5 +225,52 @@ func TestBadOptionsAreErrors(t *testing.T) {
 	}
 	if _, err := Resume(filepath.Join(t.TempDir(), "none"), b, kernel.Fast, text); err == nil {
 		t.Error("a checkpoint that is not there: no error")
+	}
+}
+
+// What would not continue the run is refused: another text, another policy, a
+// state that is cut short or holds moments that AdamW cannot have.
+func TestResumeRefusesAnotherRun(t *testing.T) {
+	trainer := newTrainer(t, 1, 1)
+	if err := trainer.Step(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "m.safetensors")
+	if err := trainer.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	b := cpu.New(cpu.Options{Workers: 1})
+	t.Cleanup(b.Close)
+	_, _, text := tiny()
+	if _, err := Resume(path, b, kernel.Fast, text); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Resume(path, b, kernel.Exact, text); err == nil {
+		t.Error("another policy: no error")
+	}
+	if _, err := Resume(path, b, kernel.Fast, append([]byte("x"), text...)); err == nil {
+		t.Error("another text: no error")
+	}
+	for _, bad := range []float32{-1, float32(math.NaN()), float32(math.Inf(1))} {
+		v := &trainer.adam.V[0].Data[3]
+		good := *v
+		*v = bad
+		if err := trainer.Save(path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Resume(path, b, kernel.Fast, text); err == nil {
+			t.Errorf("a second moment of %v: no error", bad)
+		}
+		*v = good
+	}
+	whole, err := os.ReadFile(path + ".resume")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".resume", whole[:len(whole)/2], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Resume(path, b, kernel.Fast, text); err == nil {
+		t.Error("half a file: no error")
 	}
 }
