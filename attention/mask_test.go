@@ -2,6 +2,7 @@ package attention_test
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -16,7 +17,7 @@ func TestMaskLengthsAreChecked(t *testing.T) {
 	for name, m := range map[string]attention.Mask{
 		"window 0":          attention.Window(0),
 		"window -3":         attention.Window(-3),
-		"window 2^40":       attention.Window(1 << 40),
+		"largest window":    attention.Window(math.MaxInt),
 		"chunks of 0":       attention.Chunked(0),
 		"chunks of -1":      attention.Chunked(-1),
 		"window 0 of sinks": attention.WindowSinks(0, 4),
