@@ -185,10 +185,7 @@ func (sc *scratch) queryGradients(a *attention, i int) {
 	start := int64(a.batch.QueryStart[sc.blk.seq])
 	for r := range sc.rows {
 		t, head := sc.row(a, r)
-		p := sc.seq.i0 + t
-		if x := a.batch.Positions; x != nil && x.Query != nil {
-			p = int64(x.Query[start+t])
-		}
+		p := sc.queryPosition(a, t)
 		sum := g.row[:dim]
 		clear(sum)
 		for term := range a.batch.Terms {

@@ -168,3 +168,26 @@ func TestMemoryOfAnotherDeviceIsRefused(t *testing.T) {
 		t.Error("Run with keys on another device gave no error")
 	}
 }
+
+// A page is copied bit for bit, signalling NaNs too, whatever its strides.
+func TestCopyPagesKeepsEveryBit(t *testing.T) {
+	b := New(Options{Workers: 1})
+	defer b.Close()
+	bits := make([]uint16, 2*3*2*5)
+	for i := range bits {
+		bits[i] = 0x7f81 + uint16(i) // NaNs of bfloat16, quiet bit off
+	}
+	for name, cache := range map[string]tensor.View{
+		"row-major": tensor.FromBits(tensor.BF16, append([]uint16(nil), bits...), 2, 3, 2, 5),
+		"strided":   tensor.FromBits(tensor.BF16, append([]uint16(nil), bits...), 2, 5, 2, 3).Swap(1, 3),
+	} {
+		if err := b.CopyPages(&kernel.CopyArgs{Cache: cache, Src: []int32{1}, Dst: []int32{0}}); err != nil {
+			t.Fatal(err)
+		}
+		for i, got := range cache.Bits()[:30] {
+			if want := bits[30+i]; got != want {
+				t.Fatalf("%s: element %d is %04x, want %04x", name, i, got, want)
+			}
+		}
+	}
+}

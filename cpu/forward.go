@@ -108,11 +108,7 @@ func (sc *scratch) loadQueries(a *attention, query *reader) {
 		m := &a.batch.Terms[term].RowQ
 		for r := range sc.rows {
 			t, _ := sc.row(a, r)
-			p := sc.seq.i0 + t
-			if x := a.batch.Positions; x != nil && x.Query != nil {
-				p = int64(x.Query[start+t])
-			}
-			a.rotate(q[r*dim:][:dim], m.Row(p), false)
+			a.rotate(q[r*dim:][:dim], m.Row(sc.queryPosition(a, t)), false)
 		}
 	}
 }
@@ -244,6 +240,14 @@ func (sc *scratch) rotateKeys(a *attention, v int, j0 int64, n int) []float32 {
 		a.rotate(sc.kr[j*dim:][:dim], m.Row(sc.keyPosition(a, j0+int64(j))), false)
 	}
 	return sc.kr
+}
+
+// queryPosition is where token t of the block's sequence stands.
+func (sc *scratch) queryPosition(a *attention, t int64) int64 {
+	if p := a.batch.Positions; p != nil && p.Query != nil {
+		return int64(p.Query[int64(a.batch.QueryStart[sc.blk.seq])+t])
+	}
+	return sc.seq.i0 + t
 }
 
 func (sc *scratch) keyPosition(a *attention, j int64) int64 {

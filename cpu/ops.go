@@ -35,30 +35,35 @@ func appendRows(rows, cache *tensor.View, slots []int32) {
 	}
 }
 
-// move copies the features of one row, converted where the types differ.
+// move copies the features of one row: bit for bit where the types agree,
+// converted where they differ.
 func move(dst *reader, to int64, src *reader, from int64) {
-	if dst.dim == 1 && src.dim == 1 && dst.dtype == src.dtype {
-		n := int64(src.n)
-		if dst.f32 != nil {
-			copy(dst.f32[to:to+n], src.f32[from:from+n])
-		} else {
-			copy(dst.bits[to:to+n], src.bits[from:from+n])
+	switch {
+	case dst.dtype != src.dtype:
+		for range src.n {
+			if src.f32 != nil {
+				dst.bits[to] = dst.dtype.FromF32(src.f32[from])
+			} else if x := src.dtype.ToF32(src.bits[from]); dst.f32 != nil {
+				dst.f32[to] = x
+			} else {
+				dst.bits[to] = dst.dtype.FromF32(x)
+			}
+			to, from = to+dst.dim, from+src.dim
 		}
+	case src.f32 != nil:
+		copyStrided(dst.f32[to:], src.f32[from:], dst.dim, src.dim, src.n)
+	default:
+		copyStrided(dst.bits[to:], src.bits[from:], dst.dim, src.dim, src.n)
+	}
+}
+
+func copyStrided[T float32 | uint16](dst, src []T, dstStride, srcStride int64, n int) {
+	if dstStride == 1 && srcStride == 1 {
+		copy(dst[:n], src[:n])
 		return
 	}
-	for range src.n {
-		var x float32
-		if src.f32 != nil {
-			x = src.f32[from]
-		} else {
-			x = src.dtype.ToF32(src.bits[from])
-		}
-		if dst.f32 != nil {
-			dst.f32[to] = x
-		} else {
-			dst.bits[to] = dst.dtype.FromF32(x)
-		}
-		to, from = to+dst.dim, from+src.dim
+	for i := range int64(n) {
+		dst[i*dstStride] = src[i*srcStride]
 	}
 }
 

@@ -244,7 +244,7 @@ func (v *View) at(index []int64) int64 {
 	at := v.Offset
 	for d, i := range index {
 		if i < 0 || i >= v.Shape[d] {
-			panic(fmt.Sprintf("tensor: index outside %s", v.String()))
+			panic(fmt.Sprintf("tensor: index %s outside %s", appendList(nil, index), v.String()))
 		}
 		at += i * v.Stride[d]
 	}
@@ -261,15 +261,15 @@ func (v *View) String() string {
 	if v.Rank < 0 || v.Rank > MaxRank {
 		return string(strconv.AppendInt(append(out, " of rank "...), int64(v.Rank), 10))
 	}
-	return string(appendList(out, v.Shape, v.Rank))
+	return string(appendList(out, v.Shape[:v.Rank]))
 }
 
 // strides is the strides of v, as String writes shapes.
-func (v *View) strides() string { return string(appendList(nil, v.Stride, v.Rank)) }
+func (v *View) strides() string { return string(appendList(nil, v.Stride[:v.Rank])) }
 
-func appendList(out []byte, x [MaxRank]int64, n int) []byte {
+func appendList(out []byte, x []int64) []byte {
 	out = append(out, '[')
-	for i, e := range x[:n] {
+	for i, e := range x {
 		if i > 0 {
 			out = append(out, ',')
 		}

@@ -44,16 +44,23 @@ type state struct {
 
 func newState(dim int) state { return state{kernel.MaxStart, 0, make([]float32, dim)} }
 
-// turned is x rotated to position p.
-func (x *exact) turned(v []float32, p float64, side kernel.Side) []float32 {
+// Ways to turn: features to their position, and gradients back from it.
+const (
+	there = 1
+	back  = -1
+)
+
+// turned is v rotated to position p, or back from it.
+func (x *exact) turned(v []float32, p float64, side kernel.Side, way float32) []float32 {
 	out := append([]float32(nil), v...)
 	half := x.rotation.Dim / 2
 	cos, sin := make([]float32, half), make([]float32, half)
 	x.rotation.Fill(cos, sin, [3]float64{p}, side)
 	for k := range half {
 		a, b := x.pair(k)
-		out[a] = kernel.FMA(v[a], cos[k], -float32(v[b]*sin[k]))
-		out[b] = kernel.FMA(v[b], cos[k], float32(v[a]*sin[k]))
+		s := way * sin[k]
+		out[a] = kernel.FMA(v[a], cos[k], -float32(v[b]*s))
+		out[b] = kernel.FMA(v[b], cos[k], float32(v[a]*s))
 	}
 	return out
 }
@@ -67,7 +74,7 @@ func (x *exact) rotatedTerms(s, head int) [][][]float32 {
 		for j := range x.Step.KeyLens[s] {
 			k := x.in.key[((x.keyAt[s]+j)*c.KVHeads+head)*c.HeadDim:][:c.HeadDim]
 			if x.rotatedKeys() {
-				k = x.turned(k, mapped(x.terms[n].PosK, x.keyPos(s, j)), kernel.KeySide)
+				k = x.turned(k, mapped(x.terms[n].PosK, x.keyPos(s, j)), kernel.KeySide, there)
 			}
 			keys[n] = append(keys[n], k)
 		}
@@ -93,7 +100,7 @@ func (x *exact) row(s, r, h, head int, terms []int, keys [][][]float32) {
 	query := x.in.query[at*c.HeadDim:][:c.HeadDim]
 	queries, scales := make([][]float32, len(x.terms)), make([]float32, len(x.terms))
 	for n := range queries {
-		queries[n] = x.turned(query, mapped(x.terms[n].PosQ, x.queryPos(s, r)), kernel.QuerySide)
+		queries[n] = x.turned(query, mapped(x.terms[n].PosQ, x.queryPos(s, r)), kernel.QuerySide, there)
 		scales[n] = x.scoreScale(n, x.index(s, r))
 	}
 	total := newState(c.ValueDim)

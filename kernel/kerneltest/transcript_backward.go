@@ -38,20 +38,6 @@ func (x *exact) piece(s, head, r, j int) int {
 	panic("kerneltest: internal error: a pair in no region")
 }
 
-// turnedBack is a gradient of rotated features as one of those before.
-func (x *exact) turnedBack(v []float32, p float64, side kernel.Side) []float32 {
-	out := append([]float32(nil), v...)
-	half := x.rotation.Dim / 2
-	cos, sin := make([]float32, half), make([]float32, half)
-	x.rotation.Fill(cos, sin, [3]float64{p}, side)
-	for k := range half {
-		a, b := x.pair(k)
-		out[a] = kernel.FMA(v[a], cos[k], float32(v[b]*sin[k]))
-		out[b] = kernel.FMA(v[b], cos[k], -float32(v[a]*sin[k]))
-	}
-	return out
-}
-
 func rows32(n, dim int) [][]float32 {
 	out := make([][]float32, n)
 	for i := range out {
@@ -84,7 +70,7 @@ func (x *exact) sequenceBackward(s, head int) {
 		for i := range dkeys {
 			d := dkeys[i][j]
 			if x.rotatedKeys() {
-				d = x.turnedBack(d, mapped(x.terms[i%len(x.terms)].PosK, x.keyPos(s, j)), kernel.KeySide)
+				d = x.turned(d, mapped(x.terms[i%len(x.terms)].PosK, x.keyPos(s, j)), kernel.KeySide, back)
 			}
 			for k := range total {
 				total[k] += d[k]
@@ -114,7 +100,7 @@ func (x *exact) rowBackward(s, r, h, head int, keys, dkeys [][][]float32, dvalue
 	lse := float32(float32(x.answer.lse.value(at)) * kernel.Log2E)
 	dqueries, queries := rows32(x.pieces(), c.HeadDim), make([][]float32, len(x.terms))
 	for n := range queries {
-		queries[n] = x.turned(x.in.query[at*c.HeadDim:][:c.HeadDim], mapped(x.terms[n].PosQ, x.queryPos(s, r)), kernel.QuerySide)
+		queries[n] = x.turned(x.in.query[at*c.HeadDim:][:c.HeadDim], mapped(x.terms[n].PosQ, x.queryPos(s, r)), kernel.QuerySide, there)
 	}
 	for j := range x.Step.KeyLens[s] {
 		piece := x.piece(s, head, r, j)
@@ -140,7 +126,7 @@ func (x *exact) rowBackward(s, r, h, head int, keys, dkeys [][][]float32, dvalue
 	}
 	total := make([]float32, c.HeadDim)
 	for i, d := range dqueries {
-		d = x.turnedBack(d, mapped(x.terms[i%len(x.terms)].PosQ, x.queryPos(s, r)), kernel.QuerySide)
+		d = x.turned(d, mapped(x.terms[i%len(x.terms)].PosQ, x.queryPos(s, r)), kernel.QuerySide, back)
 		for k := range total {
 			total[k] += d[k]
 		}
