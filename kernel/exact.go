@@ -63,17 +63,19 @@ func Exp2(x float32) float32 {
 		}
 		return x
 	}
-	z := x + expShift // the integer part of x sits in the low bits of z
-	r := x - (z - expShift)
+	z := x + Exp2Shift // the low bits of z are the integer nearest x, plus 127
+	r := x - (z - Exp2Shift)
 	q := FMA(Exp2Coef[0], r, Exp2Coef[1])
 	q = FMA(q, r, Exp2Coef[2])
 	q = FMA(q, r, Exp2Coef[3])
 	q = FMA(q, r, Exp2Coef[4])
 	q = FMA(q, r, Exp2Coef[5])
-	return math.Float32frombits(math.Float32bits(q) + math.Float32bits(z)<<23)
+	return q * math.Float32frombits(math.Float32bits(z)<<23) // exact: times a power of two
 }
 
-const expShift float32 = 12582912 // 1.5·2²³
+// Exp2Shift is 1.5·2²³ + 127: adding it rounds to an integer, and leaves in the
+// low bits what shifted by 23 is the power of two.
+const Exp2Shift float32 = 12582912 + 127
 
 // Exp2Coef are the coefficients of E, highest power first.
 var Exp2Coef = [6]float32{

@@ -8,21 +8,18 @@ import "github.com/longctx/longctx/kernel"
 //
 // and with inverse by the opposite angles. Features past the pairs stay.
 func Rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool, policy kernel.Policy) {
+	x, sin = x[:2*len(cos)], sin[:len(cos)]
+	done := rotate(x, cos, sin, layout, inverse)
 	half, step, gap := len(cos), 1, len(cos)
 	if layout == kernel.Interleaved {
 		step, gap = 2, 1
 	}
-	x = x[:2*half]
-	for k, c := range cos {
-		s := sin[k]
+	for k := done; k < half; k++ {
+		c, s := cos[k], sin[k]
 		if inverse {
 			s = -s
 		}
 		a, b := x[k*step], x[k*step+gap]
-		if policy == kernel.Fast {
-			x[k*step], x[k*step+gap] = float32(a*c)-float32(b*s), float32(b*c)+float32(a*s)
-		} else {
-			x[k*step], x[k*step+gap] = kernel.FMA(a, c, -float32(b*s)), kernel.FMA(b, c, float32(a*s))
-		}
+		x[k*step], x[k*step+gap] = fma(policy, a, c, -float32(b*s)), fma(policy, b, c, float32(a*s))
 	}
 }

@@ -1,0 +1,48 @@
+//go:build !(amd64 || arm64) || purego
+
+package vec
+
+import (
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// There is no assembly here: each function says that it did nothing.
+
+func supported(v Variant) bool { return v == Generic }
+
+func mulAdd(c, a, b *Matrix, rows, inner, cols int, start Start, f []float32) int { return 0 }
+
+func softmaxStrip(s []float32, keys int, scale []float32, visible []uint32, m, l, f []float32) bool {
+	return false
+}
+
+func softmaxRows(s []float32, rows int, scale []float32, visible []uint64, m, l, f []float32) bool {
+	return false
+}
+
+func take(s, raw []float32, keys int, scale []float32, visible []uint32) bool { return false }
+
+func mergeStrip(m, l, o, pm, pl, po []float32, dim int) bool { return false }
+
+func blend(y, x []float32, fa, fb float32) bool { return false }
+
+func finishStrip(o, l []float32, dim int) bool { return false }
+
+func finite(x []float32) (ok, done bool) { return false, false }
+
+func rowsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
+
+func rows16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func columnsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
+
+func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
+
+func gradient(s, dp, g []float32, lse, delta, scale float32, visible uint64) bool { return false }
