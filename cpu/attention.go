@@ -1,15 +1,14 @@
 package cpu
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
+	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
 )
-
-// blockRows is how many rows a block has at most, unless one token's heads are
-// more: enough that loading and rotating a key tile is small beside its use.
-const blockRows = 64
 
 // attention is the kernel for a Spec.
 type attention struct {
@@ -34,9 +33,13 @@ type attention struct {
 	closed  bool
 }
 
-// block is tokens t0 … t0+n−1 of a sequence with the query heads of a KV head.
+// block is tokens t0 … t0+n−1 of a sequence with query heads of one KV head,
+// side by side.
 type block struct {
-	seq, kvHead, t0, n int32
+	seq, kvHead int32
+	head, heads int32
+	t0, n       int32
+	cost        int64 // about how many pairs it has
 }
 
 // mode says what an item of the job is.
@@ -52,19 +55,26 @@ const (
 func newAttention(p *pool, s kernel.Spec) *attention {
 	a := &attention{pool: p, spec: s}
 	for range p.workers {
-		a.scratch = append(a.scratch, newScratch(&a.spec, a.rows()))
+		a.scratch = append(a.scratch, newScratch(&a.spec))
 	}
 	return a
 }
 
-// rows is the largest number of rows of a block.
-func (a *attention) rows() int { return max(blockRows/a.spec.Group(), 1) * a.spec.Group() }
-
-// Name tells policy, types and dimensions.
+// Name tells the leaf loops, policy, types and dimensions.
 func (a *attention) Name() string {
 	s := &a.spec
-	return fmt.Sprintf("cpu/generic/%v/%v-%v/d%d-%d", s.Policy, s.DType, s.KVDType, s.HeadDim, s.ValueDim)
+	return fmt.Sprintf("cpu/%v/%v/%v-%v/d%d-%d", vec.Active(), s.Policy, s.DType, s.KVDType, s.HeadDim, s.ValueDim)
 }
+
+// Sizes of a block in rows (tokens × query heads of the group). Large blocks
+// load and convert a tile of keys for more rows; the queries, sums and outputs
+// of a block should stay in the second-level cache.
+const (
+	maxBlockRows  = 512
+	minBlockRows  = 64
+	blockMemory   = 768 << 10 // bytes of queries and sums
+	blocksAWorker = 8         // wanted, so that the last ones end together
+)
 
 // Plan lists the blocks. The Batch is kept, not copied: it must not change
 // until the next Plan.
@@ -96,25 +106,65 @@ func (a *attention) Plan(b *kernel.Batch) error {
 		total += int64(n)
 		longest = max(longest, int64(n))
 	}
-	a.blocks = a.blocks[:0]
-	tokens := a.rows() / a.spec.Group()
-	for s := range b.SeqLens {
-		// the last tokens see the most keys under a causal mask: they go first
-		for t1 := b.QueryLen(s); t1 > 0; t1 -= tokens {
-			t0 := max(t1-tokens, 0)
-			for g := range a.spec.KVHeads {
-				a.blocks = append(a.blocks, block{int32(s), int32(g), int32(t0), int32(t1 - t0)})
-			}
-		}
+	rows := a.listBlocks(b)
+	for _, sc := range a.scratch {
+		sc.grow(&a.spec, rows)
 	}
 	a.split = len(a.blocks) < 2*a.pool.workers && a.pool.workers > 1 && longest > kernel.ChunkSize
-	if want := 4 * a.pool.workers; a.split && len(a.parts) < want {
-		for len(a.parts) < want {
-			a.parts = append(a.parts, newState(a.rows(), a.spec.ValueDim))
+	if a.split {
+		for len(a.parts) < 4*a.pool.workers {
+			a.parts = append(a.parts, state{})
 		}
+		for i := range a.parts {
+			a.parts[i].grow(rows, a.spec.ValueDim)
+		}
+	}
+	if a.spec.Backward {
+		a.listGradBlocks(b)
 	}
 	a.batch = b
 	return nil
+}
+
+// listBlocks makes the blocks, the most costly first, and returns the rows of
+// the largest.
+func (a *attention) listBlocks(b *kernel.Batch) int {
+	group := a.spec.Group()
+	limit := min(maxBlockRows, max(blockMemory/4/(a.spec.HeadDim+2*a.spec.ValueDim), minBlockRows))
+	tokens := max(limit/group, 1)
+	for tokens*group > minBlockRows && tokens > 1 && a.countBlocks(b, tokens) < blocksAWorker*a.pool.workers {
+		tokens = (tokens + 1) / 2
+	}
+	a.blocks = a.blocks[:0]
+	var seq sequence
+	rows := 0
+	for s := range b.SeqLens {
+		seq.set(b, &a.spec, s, a.offsets[s])
+		for t1 := b.QueryLen(s); t1 > 0; t1 -= tokens {
+			t0 := max(t1-tokens, 0)
+			rows = max(rows, (t1-t0)*group)
+			cost := int64(0)
+			for term := range b.Terms {
+				k := seq.keyRange(seq.i0+int64(t1)-1, term)
+				cost += (k.hi - k.lo) * int64(t1-t0)
+			}
+			for g := range a.spec.KVHeads {
+				a.blocks = append(a.blocks, block{
+					seq: int32(s), kvHead: int32(g), head: int32(g * group), heads: int32(group), t0: int32(t0), n: int32(t1 - t0), cost: cost,
+				})
+			}
+		}
+	}
+	slices.SortStableFunc(a.blocks, func(x, y block) int { return cmp.Compare(y.cost, x.cost) })
+	return rows
+}
+
+func (a *attention) countBlocks(b *kernel.Batch, tokens int) int {
+	n := 0
+	for s := range b.SeqLens {
+		n += (b.QueryLen(s) + tokens - 1) / tokens
+	}
+	return n * a.spec.KVHeads
 }
 
 // Run computes all blocks.
@@ -133,7 +183,7 @@ func (a *attention) Run(args *kernel.Args) error {
 	a.args.set(args)
 	a.score.set(&a.spec, &args.ScoreArgs)
 	for _, sc := range a.scratch {
-		sc.block = -1
+		sc.blk = nil
 	}
 	if !a.split {
 		a.mode = wholeBlocks
@@ -179,15 +229,15 @@ func (a *attention) item(slot int, i int64) {
 	sc := a.scratch[slot]
 	switch a.mode {
 	case wholeBlocks:
-		sc.prepare(a, int(i))
-		sc.total.reset()
+		sc.prepare(a, &a.blocks[i])
+		sc.total.reset(sc.rows, sc.wide)
 		for c := sc.chunk0; c < sc.chunk1; c++ {
 			sc.chunk(a, c, &sc.part)
 			sc.total.merge(&sc.part, a.spec.Policy)
 		}
 		sc.finish(a)
 	case chunksOfBlock:
-		sc.prepare(a, a.current)
+		sc.prepare(a, &a.blocks[a.current])
 		sc.chunk(a, a.first+i, &a.parts[i])
 	case queryGradients:
 		sc.queryGradients(a, int(i))
@@ -200,8 +250,8 @@ func (a *attention) item(slot int, i int64) {
 // and merges them in order.
 func (a *attention) runSplit(i int) {
 	sc := a.scratch[0]
-	sc.prepare(a, i)
-	sc.total.reset()
+	sc.prepare(a, &a.blocks[i])
+	sc.total.reset(sc.rows, sc.wide)
 	a.mode, a.current = chunksOfBlock, i
 	for a.first = sc.chunk0; a.first < sc.chunk1; a.first += int64(len(a.parts)) {
 		n := min(int64(len(a.parts)), sc.chunk1-a.first)

@@ -10,37 +10,78 @@ import (
 // The backward of attention (Dao et al., "FlashAttention-2", arXiv 2307.08691,
 // algorithm 2) in two passes that both compute the weights again from LSE: one
 // over blocks of rows for dQ, one over tiles of keys for dK and dV. Each sum
-// then has one owner and one order, at the price of a second q·kᵀ.
+// then has one owner and one order, at the price of a second q·kᵀ. The blocks
+// are worked on in rows, whatever their number: every product has features or
+// keys side by side.
+
+// gradRows is the number of rows of a block of the backward pass: tokens of
+// one query head.
+func gradRows(s *kernel.Spec) int {
+	if !s.Backward {
+		return 0
+	}
+	return 128
+}
 
 // gradArgs is kernel.BackwardArgs made ready.
 type gradArgs struct {
 	out, dout, dquery, dkey, dvalue reader
 	lse, dlse                       scalars
-	tiles                           []int64 // [sequences+1] key tiles of the sequences before each
+	blocks                          []block   // of a sequence and head together, tokens ascending
+	first                           []int     // [sequences·Heads+1] into blocks
+	tiles                           []int64   // [sequences+1] key tiles of the sequences before each
+	delta                           []float32 // [tokens][Heads] Σ dO·O − dLSE
 }
 
 // gradScratch is what backward needs beyond forward.
 type gradScratch struct {
-	dout   []float32 // [rows][ValueDim]
-	delta  []float32 // [rows] Σ dO·O − dLSE
-	lse    []float32 // [rows] LSE in units of log 2
-	dp     []float32 // [rows][tile] dO·v
-	th     []float32 // [rows][tile] tanh of the soft cap
-	g      []float32 // [rows][tile] gradient of the product q·k, zero where masked
-	dq     []float32 // [terms][rows][HeadDim] in each term's rotation
-	dk     []float32 // [terms][tile][HeadDim]
-	dv     []float32 // [tile][ValueDim]
-	row    []float32 // [max dim]
-	turned []float32 // [HeadDim]
+	dout  []float32 // [rows][vld]
+	delta []float32 // [rows] those of gradArgs
+	lse   []float32 // [rows] LSE in units of log 2
+	vt    []float32 // [ValueDim][tile] values, transposed
+	dp    []float32 // [rows][tile] dO·v
+	th    []float32 // [rows][tile] tanh of the soft cap
+	g     []float32 // [rows][tile] gradient of the product q·k, zero where masked
+	part  []float32 // [rows][tile] g of one term
+	dq    []float32 // [terms][rows][ld] in each term's rotation
+	dk    []float32 // [terms][tile][ld]
+	dv    []float32 // [tile][vld]
+	row   []float32 // [max dim]
 }
 
-func newGradScratch(s *kernel.Spec, rows int) gradScratch {
+func newGradScratch(s *kernel.Spec) gradScratch {
 	f := func(n int) []float32 { return make([]float32, n) }
-	return gradScratch{
-		dout: f(rows * s.ValueDim), delta: f(rows), lse: f(rows),
-		dp: f(rows * vec.Stride), th: f(rows * vec.Stride), g: f(rows * vec.Stride),
-		dq: f(s.Terms * rows * s.HeadDim), dk: f(s.Terms * tile * s.HeadDim), dv: f(tile * s.ValueDim),
-		row: f(max(s.HeadDim, s.ValueDim)), turned: f(s.HeadDim),
+	rows, ld, vld := gradRows(s), vec.Pad(s.HeadDim), vec.Pad(s.ValueDim)
+	g := gradScratch{
+		dout: f(rows * vld), delta: f(rows), lse: f(rows), vt: f(s.ValueDim * tile),
+		dp: f(rows * vec.Stride), g: f(rows * vec.Stride), part: f(rows * vec.Stride),
+		dq: f(s.Terms * rows * ld), dk: f(s.Terms * tile * ld), dv: f(tile * vld),
+		row: f(max(s.HeadDim, s.ValueDim)),
+	}
+	if s.Scores&kernel.ScoreSoftCap != 0 {
+		g.th = f(rows * vec.Stride)
+	}
+	return g
+}
+
+// listGradBlocks makes the blocks of the backward pass.
+func (a *attention) listGradBlocks(b *kernel.Batch) {
+	g, tokens := &a.grads, gradRows(&a.spec)
+	g.blocks, g.first, g.tiles = g.blocks[:0], append(g.first[:0], 0), append(g.tiles[:0], 0)
+	for s, n := range b.SeqLens {
+		for h := range a.spec.Heads {
+			for t0 := 0; t0 < b.QueryLen(s); t0 += tokens {
+				g.blocks = append(g.blocks, block{
+					seq: int32(s), kvHead: int32(h / a.spec.Group()), head: int32(h), heads: 1,
+					t0: int32(t0), n: int32(min(tokens, b.QueryLen(s)-t0)),
+				})
+			}
+			g.first = append(g.first, len(g.blocks))
+		}
+		g.tiles = append(g.tiles, g.tiles[s]+(int64(n)+tile-1)/tile)
+	}
+	if n := b.Tokens() * a.spec.Heads; len(g.delta) < n {
+		g.delta = make([]float32, n)
 	}
 }
 
@@ -71,15 +112,11 @@ func (a *attention) Backward(args *kernel.BackwardArgs) error {
 		g.dlse = readScalars(&args.DLSE)
 	}
 	a.score.set(&a.spec, &args.ScoreArgs)
-	g.tiles = append(g.tiles[:0], 0)
-	for s, n := range a.batch.SeqLens {
-		g.tiles = append(g.tiles, g.tiles[s]+(int64(n)+tile-1)/tile)
-	}
 	for _, sc := range a.scratch {
-		sc.block = -1
+		sc.blk = nil
 	}
 	a.mode = queryGradients
-	a.pool.do(&a.job, a, int64(len(a.blocks)))
+	a.pool.do(&a.job, a, int64(len(g.blocks)))
 	a.mode = keyGradients
 	a.pool.do(&a.job, a, g.tiles[len(g.tiles)-1]*int64(a.spec.KVHeads))
 	return nil
@@ -100,85 +137,112 @@ func (a *attention) ownRows() error {
 	return nil
 }
 
-// prepareGrad is prepare, with what the gradients of the block's rows need.
-func (sc *scratch) prepareGrad(a *attention, i int) {
-	if sc.block == i {
+// prepareGrad is prepare, in rows, with what the gradients need. The first
+// pass finds delta.
+func (sc *scratch) prepareGrad(a *attention, b *block, findDelta bool) {
+	if sc.blk == b {
 		return
 	}
-	sc.prepare(a, i)
-	g, dim := &sc.grad, a.spec.ValueDim
-	start := int64(a.batch.QueryStart[sc.blk.seq])
+	sc.setBlock(a, b, false)
+	sc.loadQueries(a)
+	g, dim, head := &sc.grad, a.spec.ValueDim, int(b.head)
+	start := int64(a.batch.QueryStart[b.seq]) + int64(b.t0)
 	for r := range sc.rows {
-		t, head := sc.row(a, r)
-		d := g.dout[r*dim:][:dim]
-		a.grads.dout.loadRow(d, start+t, head)
-		a.grads.out.loadRow(g.row, start+t, head)
-		var delta float32
-		for k, x := range d {
-			delta = fma(a.spec.Policy, x, g.row[k], delta)
-		}
-		if a.grads.dlse.x != nil {
-			delta -= *a.grads.dlse.at(start+t, int64(head))
-		}
-		g.delta[r] = delta
-		g.lse[r] = *a.grads.lse.at(start+t, int64(head)) * kernel.Log2E
-	}
-}
-
-func fma(p kernel.Policy, a, b, c float32) float32 {
-	if p == kernel.Fast {
-		return float32(a*b) + c
-	}
-	return kernel.FMA(a, b, c)
-}
-
-// weights computes, for the visible pairs of a tile, p in sc.s and the
-// gradient of the product q·k in grad.g.
-func (sc *scratch) weights(a *attention, j0 int64, n int) {
-	g, fast := &sc.grad, a.spec.Policy == kernel.Fast
-	sc.scores(a, &a.args.key, j0, n)
-	a.args.value.loadKeys(sc.v, a.batch, int(sc.blk.seq), 0, j0, n, int(sc.blk.kvHead))
-	dot(a.spec.Policy, g.dp, g.dout, sc.v, sc.rows, n, a.spec.ValueDim)
-	for r := range sc.rows {
-		s, dp, out := sc.s[r*vec.Stride:], g.dp[r*vec.Stride:], g.g[r*vec.Stride:]
-		for term := range a.batch.Terms {
-			scale := float32(sc.scale[term*sc.rows+r] * kernel.Ln2)
-			for w := sc.word[term*sc.rows+r]; w != 0; w &= w - 1 {
-				j := lowest(w)
-				p := exp2(fast, s[j]-g.lse[r])
-				ds := float32(p * (dp[j] - g.delta[r]))
-				if a.spec.Scores&kernel.ScoreSoftCap != 0 {
-					th := g.th[r*vec.Stride+j]
-					ds *= fma(a.spec.Policy, -th, th, 1)
-				}
-				s[j], out[j] = p, float32(ds*scale)
+		t := start + int64(r)
+		d := g.dout[r*sc.vld:][:dim]
+		a.grads.dout.loadRow(d, t, head)
+		delta := &a.grads.delta[int(t)*a.spec.Heads+head]
+		if findDelta {
+			a.grads.out.loadRow(g.row[:dim], t, head)
+			*delta = 0
+			for k, x := range d {
+				*delta = vec.FMA(a.spec.Policy, x, g.row[k], *delta)
+			}
+			if a.grads.dlse.x != nil {
+				*delta -= *a.grads.dlse.at(t, int64(head))
 			}
 		}
+		g.delta[r] = *delta
+		g.lse[r] = *a.grads.lse.at(t, int64(head)) * kernel.Log2E
 	}
+}
+
+// weights computes, for the pairs of the tile, the weights in sc.s and the
+// gradient g of the products q·k, both 0 where nothing is seen. It reports
+// whether there is a visible pair.
+func (sc *scratch) weights(a *attention) bool {
+	if !sc.sees(a) || sc.look(a, 0) == 0 {
+		return false
+	}
+	g := &sc.grad
+	scale := sc.scoreRows(a)
+	vec.MulAdd(a.spec.Policy, vec.Matrix{X: g.dp, Row: vec.Stride}, vec.Matrix{X: g.dout, Row: sc.vld, Col: 1}, vec.Matrix{X: sc.valueColumns(a), Row: tile},
+		sc.rows, a.spec.ValueDim, tile, vec.Zero, nil)
+	for r := range sc.rows {
+		sc.rowWeights(a, r, scale[r])
+	}
+	return true
+}
+
+// rowWeights finishes the scores of row r, still to be multiplied by scale.
+func (sc *scratch) rowWeights(a *attention, r int, scale float32) {
+	g, at := &sc.grad, r*vec.Stride
+	s, dp, out := sc.s[at:][:vec.Stride], g.dp[at:][:vec.Stride], g.g[at:][:vec.Stride]
+	vec.ScaleRow(s, scale)
+	vec.Gradient(a.spec.Policy, s, dp, out, g.lse[r], g.delta[r], sc.any[r])
+	for term := range a.batch.Terms {
+		w := sc.words(term)[r]
+		c := float32(sc.scale[term*sc.stride+r] * kernel.Ln2)
+		if g.th == nil && w == sc.any[r] {
+			vec.ScaleRow(out, c)
+			return
+		}
+		for ; w != 0; w &= w - 1 {
+			j := lowest(w)
+			if g.th != nil {
+				th := g.th[at+j]
+				out[j] *= vec.FMA(a.spec.Policy, -th, th, 1)
+			}
+			out[j] *= c
+		}
+	}
+}
+
+// ofTerm is g with only the pairs of a term.
+func (sc *scratch) ofTerm(a *attention, term int) []float32 {
+	words, same := sc.words(term)[:sc.rows], true
+	for r, w := range words {
+		same = same && w == sc.any[r]
+	}
+	if same {
+		return sc.grad.g
+	}
+	part := sc.grad.part[:sc.rows*vec.Stride]
+	clear(part)
+	for r, w := range words {
+		for ; w != 0; w &= w - 1 {
+			at := r*vec.Stride + lowest(w)
+			part[at] = sc.grad.g[at]
+		}
+	}
+	return part
 }
 
 // queryGradients computes dQuery of one block.
 func (sc *scratch) queryGradients(a *attention, i int) {
-	sc.prepareGrad(a, i)
+	sc.prepareGrad(a, &a.grads.blocks[i], true)
 	g, dim := &sc.grad, a.spec.HeadDim
-	clear(g.dq)
+	size := sc.rows * sc.ld
+	clear(g.dq[:a.spec.Terms*size])
 	for j0 := sc.chunk0 * kernel.ChunkSize; j0 < min(sc.chunk1*kernel.ChunkSize, sc.seq.keys); j0 += tile {
-		n := int(min(tile, sc.seq.keys-j0))
-		if !sc.look(a, j0) {
+		sc.setTile(j0, int(min(tile, sc.seq.keys-j0)))
+		if !sc.weights(a) {
 			continue
 		}
-		sc.weights(a, j0, n)
 		for term := range a.batch.Terms {
-			words := sc.word[term*sc.rows:][:sc.rows]
-			if !anySet(words) {
-				continue
-			}
-			k := sc.rotateKeys(a, a.variant[term], j0, n)
-			for r, w := range words {
-				for dq := g.dq[(term*sc.rows+r)*dim:][:dim]; w != 0; w &= w - 1 {
-					j := lowest(w)
-					axpy(a.spec.Policy, dq, k[j*dim:][:dim], g.g[r*vec.Stride+j])
-				}
+			if words := sc.words(term)[:sc.rows]; anySet(words) {
+				k := vec.Matrix{X: sc.keys(a, a.variant[term]), Row: sc.ld}
+				sc.addRows(a, vec.Matrix{X: g.dq[term*size:], Row: sc.ld}, sc.ofTerm(a, term), k, dim, words)
 			}
 		}
 	}
@@ -189,7 +253,7 @@ func (sc *scratch) queryGradients(a *attention, i int) {
 		sum := g.row[:dim]
 		clear(sum)
 		for term := range a.batch.Terms {
-			dq := g.dq[(term*sc.rows+r)*dim:][:dim]
+			dq := g.dq[term*size+r*sc.ld:][:dim]
 			if a.spec.RotaryDim > 0 {
 				a.rotate(dq, a.batch.Terms[term].RowQ.Row(p), true)
 			}
@@ -198,23 +262,6 @@ func (sc *scratch) queryGradients(a *attention, i int) {
 			}
 		}
 		a.grads.dquery.storeRow(sum, start+t, head)
-	}
-}
-
-func anySet(words []uint64) bool {
-	for _, w := range words {
-		if w != 0 {
-			return true
-		}
-	}
-	return false
-}
-
-func axpy(p kernel.Policy, y, x []float32, a float32) {
-	if p == kernel.Fast {
-		vec.AxpyFast(y, x, a)
-	} else {
-		vec.AxpyExact(y, x, a)
 	}
 }
 
@@ -232,31 +279,45 @@ func (sc *scratch) keyGradients(a *attention, item int64) {
 	clear(g.dk)
 	clear(g.dv)
 	// heads of the group ascending, and of each head the queries ascending
-	for h := range a.spec.Group() {
-		for i := len(a.blocks) - 1; i >= 0; i-- {
-			if b := &a.blocks[i]; int(b.seq) == s && int(b.kvHead) == kvHead {
-				sc.addKeyGradients(a, i, h, j0, n)
-			}
+	first := a.grads.first[s*a.spec.Heads+kvHead*a.spec.Group():]
+	for i := first[0]; i < first[a.spec.Group()]; i++ {
+		sc.prepareGrad(a, &a.grads.blocks[i], false)
+		if i == first[0] {
+			sc.setTile(j0, n)
+		}
+		if sc.weights(a) {
+			sc.addColumns(a)
 		}
 	}
 	sc.storeKeyGradients(a, s, kvHead, j0, n)
 }
 
-func (sc *scratch) addKeyGradients(a *attention, i, h int, j0 int64, n int) {
-	sc.prepareGrad(a, i)
-	if !sc.look(a, j0) {
+// addColumns adds to the gradients of the tile what the block's rows give.
+func (sc *scratch) addColumns(a *attention) {
+	g, dim, vdim := &sc.grad, a.spec.HeadDim, a.spec.ValueDim
+	finite := vec.Finite(g.dout[:sc.rows*sc.vld])
+	for term := range a.batch.Terms {
+		words := sc.words(term)[:sc.rows]
+		if !anySet(words) {
+			continue
+		}
+		q := sc.queries(a, a.variant[term], 0)
+		sc.addTransposed(a, vec.Matrix{X: g.dk[term*tile*sc.ld:], Row: sc.ld}, sc.ofTerm(a, term), vec.Matrix{X: q, Row: sc.ld}, dim,
+			words, vec.Finite(q[:sc.rows*sc.ld]))
+	}
+	sc.addTransposed(a, vec.Matrix{X: g.dv, Row: sc.vld}, sc.s, vec.Matrix{X: g.dout, Row: sc.vld}, vdim, sc.any[:sc.rows], finite)
+}
+
+// addTransposed adds wᵀ·b to c for the keys of the tile, rows ascending.
+func (sc *scratch) addTransposed(a *attention, c vec.Matrix, w []float32, b vec.Matrix, dim int, words []uint64, finite bool) {
+	if finite {
+		vec.MulAdd(a.spec.Policy, c, vec.Matrix{X: w, Row: 1, Col: vec.Stride}, b, sc.n, sc.rows, (dim+15)&^15, vec.Keep, nil)
 		return
 	}
-	g, dim, vdim := &sc.grad, a.spec.HeadDim, a.spec.ValueDim
-	sc.weights(a, j0, n)
-	for r := h; r < sc.rows; r += a.spec.Group() {
-		for term := range a.batch.Terms {
-			q := sc.q[(a.variant[term]*sc.rows+r)*dim:][:dim]
-			for w := sc.word[term*sc.rows+r]; w != 0; w &= w - 1 {
-				j := lowest(w)
-				axpy(a.spec.Policy, g.dk[(term*tile+j)*dim:][:dim], q, g.g[r*vec.Stride+j])
-				axpy(a.spec.Policy, g.dv[j*vdim:][:vdim], g.dout[r*vdim:][:vdim], sc.s[r*vec.Stride+j])
-			}
+	for r, x := range words { // a weight of 0 would not hide a row that is NaN or Inf
+		for ; x != 0; x &= x - 1 {
+			j := lowest(x)
+			vec.MulAdd(a.spec.Policy, vec.Matrix{X: c.X[j*c.Row:]}, vec.Matrix{X: w[r*vec.Stride+j:]}, vec.Matrix{X: b.X[r*b.Row:]}, 1, 1, dim, vec.Keep, nil)
 		}
 	}
 }
@@ -264,13 +325,13 @@ func (sc *scratch) addKeyGradients(a *attention, i, h int, j0 int64, n int) {
 func (sc *scratch) storeKeyGradients(a *attention, s, kvHead int, j0 int64, n int) {
 	g, dim, vdim := &sc.grad, a.spec.HeadDim, a.spec.ValueDim
 	sc.seq.set(a.batch, &a.spec, s, a.offsets[s])
-	sc.block = -1 // sc.seq may no longer be the block's
+	sc.blk = nil // sc.seq may no longer be the block's
 	for j := range n {
 		sum := g.row[:dim]
 		clear(sum)
 		for term := range a.batch.Terms {
-			dk := g.dk[(term*tile+j)*dim:][:dim]
-			if a.spec.RotaryDim > 0 && a.spec.KeyStorage == kernel.PreRoPE {
+			dk := g.dk[(term*tile+j)*sc.ld:][:dim]
+			if a.turnsKeys() {
 				a.rotate(dk, a.batch.Terms[term].RowK.Row(sc.keyPosition(a, j0+int64(j))), true)
 			}
 			for d, x := range dk {
@@ -279,6 +340,10 @@ func (sc *scratch) storeKeyGradients(a *attention, s, kvHead int, j0 int64, n in
 		}
 		row := int64(a.batch.KeyStart[s]) + j0 + int64(j)
 		a.grads.dkey.storeRow(sum, row, kvHead)
-		a.grads.dvalue.storeRow(g.dv[j*vdim:][:vdim], row, kvHead)
+		dv := g.dv[j*sc.vld:][:vdim]
+		for d := range dv {
+			dv[d] += 0
+		}
+		a.grads.dvalue.storeRow(dv, row, kvHead)
 	}
 }

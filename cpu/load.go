@@ -1,9 +1,82 @@
 package cpu
 
 import (
+	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
+
+// What of the current tile is in scratch memory: bits of scratch.have. A bit
+// from haveTurned on says that the variant has turned the keys.
+const (
+	haveKeys uint16 = 1 << iota
+	haveColumns
+	haveValues
+	haveValueColumns
+	haveTurned
+)
+
+// setTile makes keys j0 … j0+n−1 of the sequence the current tile.
+func (sc *scratch) setTile(j0 int64, n int) { sc.j0, sc.n, sc.have, sc.turned = j0, n, 0, 0 }
+
+// keys are the rows of the tile as variant v rotates them, ld apart.
+func (sc *scratch) keys(a *attention, v int) []float32 {
+	if sc.have&haveKeys == 0 {
+		a.args.key.loadTile(sc.k, sc.ld, false, a, sc)
+		sc.have |= haveKeys
+	}
+	if !a.turnsKeys() {
+		return sc.k
+	}
+	k := sc.kr[v*len(sc.k):][:len(sc.k)]
+	if sc.have&(haveTurned<<v) == 0 {
+		sc.have |= haveTurned << v
+		copy(k, sc.k[:sc.n*sc.ld])
+		m := &a.batch.Terms[v].RowK
+		for j := range sc.n {
+			a.rotate(k[j*sc.ld:][:a.spec.HeadDim], m.Row(sc.keyPosition(a, sc.j0+int64(j))), false)
+		}
+	}
+	return k
+}
+
+func (a *attention) turnsKeys() bool {
+	return a.spec.RotaryDim > 0 && a.spec.KeyStorage == kernel.PreRoPE
+}
+
+// columns are the keys of the tile as variant v rotates them, transposed:
+// feature d of key j at d·tile+j. It holds one variant at a time.
+func (sc *scratch) columns(a *attention, v int) []float32 {
+	if sc.have&haveColumns != 0 && sc.turned == v {
+		return sc.kt
+	}
+	sc.have |= haveColumns
+	if a.turnsKeys() {
+		sc.turned = v
+		vec.ColumnsF32(sc.kt, tile, sc.keys(a, v), sc.ld, sc.n, a.spec.HeadDim, 0)
+	} else {
+		a.args.key.loadTile(sc.kt, tile, true, a, sc)
+	}
+	return sc.kt
+}
+
+// valueColumns are the values of the tile, transposed.
+func (sc *scratch) valueColumns(a *attention) []float32 {
+	if sc.have&haveValueColumns == 0 {
+		vec.ColumnsF32(sc.grad.vt, tile, sc.values(a), sc.vld, sc.n, a.spec.ValueDim, 0)
+		sc.have |= haveValueColumns
+	}
+	return sc.grad.vt
+}
+
+// values are the rows of the tile's values, vld apart.
+func (sc *scratch) values(a *attention) []float32 {
+	if sc.have&haveValues == 0 {
+		a.args.value.loadTile(sc.v, sc.vld, false, a, sc)
+		sc.have |= haveValues
+	}
+	return sc.v
+}
 
 // reader widens rows of a tensor to float32.
 type reader struct {
@@ -29,65 +102,93 @@ func read(v *tensor.View) reader {
 	return r
 }
 
-// load widens the features of one row from element at.
-func (r *reader) load(dst []float32, at int64) {
-	dst = dst[:r.n]
-	switch {
-	case r.f32 != nil && r.dim == 1:
-		copy(dst, r.f32[at:])
-	case r.f32 != nil:
-		for d := range dst {
-			dst[d] = r.f32[at+int64(d)*r.dim]
+// loadTile widens the current tile for the block's KV head, to rows ld apart
+// or to columns. Runs of keys that lie evenly in memory are one call.
+func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc *scratch) {
+	b, s, head := a.batch, int(sc.blk.seq), r.offset+int64(sc.blk.kvHead)*r.head
+	if a.spec.PageSize == 0 {
+		ahead := 0
+		if sc.j0+tile < sc.seq.keys {
+			ahead = int(tile * r.row)
 		}
-	case r.dim == 1:
-		r.dtype.ToF32s(dst, r.bits[at:at+int64(r.n)])
-	default:
-		for d := range dst {
-			dst[d] = r.dtype.ToF32(r.bits[at+int64(d)*r.dim])
-		}
+		r.loadRun(dst, ld, columns, head+(int64(b.KeyStart[s])+sc.j0)*r.row, r.row, sc.n, ahead)
+		return
 	}
+	pages, size := b.Pages.Indices[b.Pages.Indptr[s]:b.Pages.Indptr[s+1]], int64(a.spec.PageSize)
+	for j := 0; j < sc.n; {
+		page, slot := (sc.j0+int64(j))/size, (sc.j0+int64(j))%size
+		n := min(sc.n-j, int(size-slot))
+		at := head + int64(pages[page])*r.row + slot*r.slot
+		ahead := 0
+		if size <= tile && tile%size == 0 { // the same place of a later page
+			if next := page + tile/size; next < int64(len(pages)) {
+				ahead = int((int64(pages[next]) - int64(pages[page])) * r.row)
+			}
+		} else if slot+tile < size {
+			ahead = int(tile * r.slot)
+		}
+		first := j * ld
+		if columns {
+			first = j
+		}
+		r.loadRun(dst[first:], ld, columns, at, r.slot, n, ahead)
+		j += n
+	}
+}
+
+// loadRun widens n rows, stride elements apart, from element at.
+func (r *reader) loadRun(dst []float32, ld int, columns bool, at, stride int64, n, ahead int) {
+	switch {
+	case r.dim != 1 || stride < 0:
+		col, row := 1, ld
+		if columns {
+			col, row = ld, 1
+		}
+		for j := range n {
+			for d := range r.n {
+				dst[j*row+d*col] = r.at(at + int64(j)*stride + int64(d)*r.dim)
+			}
+		}
+	case r.f32 != nil && columns:
+		vec.ColumnsF32(dst, ld, r.f32[at:], int(stride), n, r.n, ahead)
+	case r.f32 != nil:
+		vec.RowsF32(dst, ld, r.f32[at:], int(stride), n, r.n, ahead)
+	case columns:
+		vec.Columns16(dst, ld, r.bits[at:], r.dtype, int(stride), n, r.n, ahead)
+	default:
+		vec.Rows16(dst, ld, r.bits[at:], r.dtype, int(stride), n, r.n, ahead)
+	}
+}
+
+// at is one element.
+func (r *reader) at(i int64) float32 {
+	if r.f32 != nil {
+		return r.f32[i]
+	}
+	return r.dtype.ToF32(r.bits[i])
 }
 
 // loadRow widens row t of a head.
 func (r *reader) loadRow(dst []float32, t int64, head int) {
-	r.load(dst, r.offset+t*r.row+int64(head)*r.head)
+	r.loadRun(dst, 0, false, r.offset+t*r.row+int64(head)*r.head, 0, 1, 0)
 }
 
-// store rounds src to element at and on.
-func (r *reader) store(src []float32, at int64) {
+// storeRow rounds src to row t of a head.
+func (r *reader) storeRow(src []float32, t int64, head int) {
 	src = src[:r.n]
+	at := r.offset + t*r.row + int64(head)*r.head
 	switch {
+	case r.f32 != nil && r.dim == 1:
+		copy(r.f32[at:], src)
 	case r.f32 != nil:
 		for d, x := range src {
 			r.f32[at+int64(d)*r.dim] = x
 		}
+	case r.dim == 1:
+		r.dtype.FromF32s(r.bits[at:][:len(src)], src)
 	default:
 		for d, x := range src {
 			r.bits[at+int64(d)*r.dim] = r.dtype.FromF32(x)
-		}
-	}
-}
-
-func (r *reader) storeRow(src []float32, t int64, head int) {
-	r.store(src, r.offset+t*r.row+int64(head)*r.head)
-}
-
-// loadKeys widens keys j0 … j0+n−1 of a sequence to rows of dst.
-func (r *reader) loadKeys(dst []float32, b *kernel.Batch, s int, pageSize int, j0 int64, n int, head int) {
-	at := r.offset + int64(head)*r.head
-	if pageSize == 0 {
-		at += (int64(b.KeyStart[s]) + j0) * r.row
-		for j := range n {
-			r.load(dst[j*r.n:], at+int64(j)*r.row)
-		}
-		return
-	}
-	pages, size := b.Pages.Indices[b.Pages.Indptr[s]:], int64(pageSize)
-	page, slot := j0/size, j0%size
-	for j := range n {
-		r.load(dst[j*r.n:], at+int64(pages[page])*r.row+slot*r.slot)
-		if slot++; slot == size {
-			page, slot = page+1, 0
 		}
 	}
 }

@@ -149,12 +149,11 @@ func (*Backend) Merge(a *kernel.MergeArgs) error {
 // mergeRow adds the state (ob, y) to (oa, x) and returns the LSE of both.
 func mergeRow(oa, ob []float32, x, y float32, policy kernel.Policy) float32 {
 	m := max(x, y) // NaN if either is
-	fast := policy == kernel.Fast
-	wa, wb := exp2(fast, float32((x-m)*kernel.Log2E)), exp2(fast, float32((y-m)*kernel.Log2E))
+	wa, wb := vec.Exp2(policy, float32((x-m)*kernel.Log2E)), vec.Exp2(policy, float32((y-m)*kernel.Log2E))
 	l := wa + wb
 	inv := 1 / l
 	for d, v := range ob {
-		oa[d] = float32(fma(policy, v, wb, float32(oa[d]*wa))*inv) + 0
+		oa[d] = float32(vec.FMA(policy, v, wb, float32(oa[d]*wa))*inv) + 0
 	}
 	if l != l {
 		return l

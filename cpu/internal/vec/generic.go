@@ -27,6 +27,8 @@ func mergeStrip(m, l, o, pm, pl, po []float32, dim int) bool { return false }
 
 func blend(y, x []float32, fa, fb float32) bool { return false }
 
+func scaleRow(x []float32, f float32) bool { return false }
+
 func finishStrip(o, l []float32, dim int) bool { return false }
 
 func finite(x []float32) (ok, done bool) { return false, false }
@@ -45,4 +47,4 @@ func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, 
 
 func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
 
-func gradient(s, dp, g []float32, lse, delta, scale float32, visible uint64) bool { return false }
+func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool { return false }

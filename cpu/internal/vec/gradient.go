@@ -5,12 +5,12 @@ import "github.com/longctx/longctx/kernel"
 // Gradient finishes one row of a tile in the backward pass, rule 10 of package
 // kernel: from scores s and dP, for each key j that visible shows
 //
-//	s[j] = E(s[j] − lse);  g[j] = s[j]·(dp[j] − delta)·scale
+//	s[j] = E(s[j] − lse);  g[j] = s[j]·(dp[j] − delta)
 //
 // and 0 in both for the others. All Stride elements are written.
-func Gradient(p kernel.Policy, s, dp, g []float32, lse, delta, scale float32, visible uint64) {
+func Gradient(p kernel.Policy, s, dp, g []float32, lse, delta float32, visible uint64) {
 	s, dp, g = s[:Stride], dp[:Stride], g[:Stride]
-	if gradient(s, dp, g, lse, delta, scale, visible) {
+	if gradient(s, dp, g, lse, delta, visible) {
 		return
 	}
 	for j := range s {
@@ -19,6 +19,6 @@ func Gradient(p kernel.Policy, s, dp, g []float32, lse, delta, scale float32, vi
 			continue
 		}
 		e := Exp2(p, s[j]-lse)
-		s[j], g[j] = e, float32(float32(e*(dp[j]-delta))*scale)
+		s[j], g[j] = e, float32(e * (dp[j] - delta))
 	}
 }

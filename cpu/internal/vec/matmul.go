@@ -172,7 +172,8 @@ func step(a, b, c float64) (float64, bool) {
 	return float64(float32(s)), ok
 }
 
-func fma(p kernel.Policy, a, b, c float32) float32 {
+// FMA is kernel.FMA, under the Fast policy with two roundings.
+func FMA(p kernel.Policy, a, b, c float32) float32 {
 	if p == kernel.Fast {
 		return float32(a*b) + c
 	}

@@ -20,6 +20,6 @@ func Rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool, pol
 			s = -s
 		}
 		a, b := x[k*step], x[k*step+gap]
-		x[k*step], x[k*step+gap] = fma(policy, a, c, -float32(b*s)), fma(policy, b, c, float32(a*s))
+		x[k*step], x[k*step+gap] = FMA(policy, a, c, -float32(b*s)), FMA(policy, b, c, float32(a*s))
 	}
 }

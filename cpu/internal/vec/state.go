@@ -19,7 +19,7 @@ func MergeStrip(p kernel.Policy, m, l, o, pm, pl, po []float32, dim int) {
 	}
 	for at := 0; at < dim*Lanes; at += Lanes {
 		for i := range Lanes {
-			o[at+i] = fma(p, po[at+i], fb[i], float32(o[at+i]*fa[i]))
+			o[at+i] = FMA(p, po[at+i], fb[i], float32(o[at+i]*fa[i]))
 		}
 	}
 }
@@ -33,7 +33,7 @@ func MergeRows(p kernel.Policy, m, l, o, pm, pl, po []float32, rows, ld, dim int
 			continue
 		}
 		for d, z := range x {
-			y[d] = fma(p, z, fb, float32(y[d]*fa))
+			y[d] = FMA(p, z, fb, float32(y[d]*fa))
 		}
 	}
 }
@@ -41,8 +41,18 @@ func MergeRows(p kernel.Policy, m, l, o, pm, pl, po []float32, rows, ld, dim int
 func mergeFactors(p kernel.Policy, m, l *float32, pm, pl float32) (fa, fb float32) {
 	top := max(*m, pm) // NaN if either is
 	fa, fb = Exp2(p, *m-top), Exp2(p, pm-top)
-	*m, *l = top, fma(p, pl, fb, float32(*l*fa))
+	*m, *l = top, FMA(p, pl, fb, float32(*l*fa))
 	return fa, fb
+}
+
+// ScaleRow multiplies x by f.
+func ScaleRow(x []float32, f float32) {
+	if f == 1 || scaleRow(x, f) {
+		return
+	}
+	for d := range x {
+		x[d] *= f
+	}
 }
 
 // FinishStrip makes outputs of sums: o = o·(1/l) + 0, and 0 where l is 0.

@@ -1,0 +1,109 @@
+package cpu
+
+import (
+	"math/bits"
+
+	"github.com/longctx/longctx/cpu/internal/vec"
+)
+
+// rowsTile takes the tile into the state of a block with few rows: keys, and
+// then features, lie side by side.
+func (sc *scratch) rowsTile(a *attention, st *state) {
+	if !sc.sees(a) || sc.look(a, 0) == 0 {
+		return
+	}
+	policy, rows := a.spec.Policy, sc.rows
+	scale := sc.scoreRows(a)
+	var f [wideRows]float32
+	vec.SoftmaxRows(policy, sc.s, rows, scale, sc.any, st.m, st.l, f[:rows])
+
+	v := sc.values(a)
+	if !st.seen[0] {
+		clear(st.o[:rows*st.ld])
+	} else {
+		for r, x := range f[:rows] {
+			if x != 1 {
+				vec.ScaleRow(st.o[r*st.ld:][:st.ld], x)
+			}
+		}
+	}
+	st.seen[0] = true
+	sc.addRows(a, vec.Matrix{X: st.o, Row: st.ld}, sc.s, vec.Matrix{X: v, Row: sc.vld}, a.spec.ValueDim, sc.any[:rows])
+}
+
+// addRows adds w·b to c for the rows of the block, keys ascending, with
+// weights 0 where words hide a key.
+func (sc *scratch) addRows(a *attention, c vec.Matrix, w []float32, b vec.Matrix, dim int, words []uint64) {
+	if hidesNothing(words, sc.n) || vec.Finite(b.X[:sc.n*b.Row]) {
+		vec.MulAdd(a.spec.Policy, c, vec.Matrix{X: w, Row: vec.Stride, Col: 1}, b, sc.rows, sc.n, (dim+15)&^15, vec.Keep, nil)
+		return
+	}
+	for r, x := range words { // runs of visible keys: a weight of 0 would not hide NaN or Inf
+		for x != 0 {
+			j := lowest(x)
+			n := bits.TrailingZeros64(^(x >> j))
+			vec.MulAdd(a.spec.Policy, vec.Matrix{X: c.X[r*c.Row:]}, vec.Matrix{X: w[r*vec.Stride+j:], Col: 1}, vec.Matrix{X: b.X[j*b.Row:], Row: b.Row},
+				1, n, dim, vec.Keep, nil)
+			x &^= spanBits(int64(j), int64(j+n))
+		}
+	}
+}
+
+// sees reports whether any row may see a key of the tile.
+func (sc *scratch) sees(a *attention) bool {
+	for term := range a.batch.Terms {
+		if sc.covers(a, 0, term) != none {
+			return true
+		}
+	}
+	return false
+}
+
+// hidesNothing reports whether every row sees all of n keys.
+func hidesNothing(words []uint64, n int) bool {
+	full := spanBits(0, int64(n))
+	for _, w := range words {
+		if w != full {
+			return false
+		}
+	}
+	return true
+}
+
+// scoreRows fills sc.s for the visible pairs of the tile and returns what they
+// are still to be multiplied by.
+func (sc *scratch) scoreRows(a *attention) (scale []float32) {
+	active, only := 0, 0
+	for term := range a.batch.Terms {
+		if anySet(sc.words(term)[:sc.rows]) {
+			active, only = active+1, term
+		}
+	}
+	if active == 1 && !a.score.perKey {
+		sc.dotRows(a, sc.s, a.variant[only])
+		return sc.scale[only*sc.stride:][:sc.rows]
+	}
+	for v := range a.batch.Terms {
+		if a.variant[v] != v {
+			continue
+		}
+		ready := false
+		for term := v; term < len(a.batch.Terms); term++ {
+			if a.variant[term] != v || !anySet(sc.words(term)[:sc.rows]) {
+				continue
+			}
+			if !ready {
+				sc.dotRows(a, sc.raw, v)
+				ready = true
+			}
+			sc.modify(a, term, 0, vec.Stride, 1)
+		}
+	}
+	return ones[:sc.rows]
+}
+
+// dotRows sets s to the products of the rows with the keys of the tile.
+func (sc *scratch) dotRows(a *attention, s []float32, v int) {
+	vec.MulAdd(a.spec.Policy, vec.Matrix{X: s, Row: vec.Stride}, vec.Matrix{X: sc.queries(a, v, 0), Row: sc.ld, Col: 1},
+		vec.Matrix{X: sc.columns(a, v), Row: tile}, sc.rows, a.spec.HeadDim, tile, vec.Zero, nil)
+}
