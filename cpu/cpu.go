@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -24,15 +23,6 @@ func (b *Backend) Close() { b.pool.close.Do(func() { close(b.pool.jobs) }) }
 
 // Name returns "cpu".
 func (*Backend) Name() string { return "cpu" }
-
-// Alloc returns zeroed host memory.
-func (*Backend) Alloc(bytes int64) (tensor.Buffer, error) {
-	const large = 64 << 20
-	if bytes < 0 || bytes > math.MaxInt-large || bytes > large && !granted(bytes) {
-		return nil, &kernel.OutOfMemoryError{Backend: "cpu", Bytes: bytes}
-	}
-	return tensor.NewHost(bytes), nil
-}
 
 // Attention returns the kernel for s. It supports every valid Spec.
 func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/kernel/kerneltest"
@@ -189,5 +190,36 @@ func TestCopyPagesKeepsEveryBit(t *testing.T) {
 				t.Fatalf("%s: element %d is %04x, want %04x", name, i, got, want)
 			}
 		}
+	}
+}
+
+// Large memory is zeroed, aligned, writable to its ends, and no smaller or
+// larger than asked for, whatever pages it lies on.
+func TestLargeAllocations(t *testing.T) {
+	b := New(Options{Workers: 3})
+	defer b.Close()
+	for _, n := range []int64{0, 1, 4095, largeAlloc - 1, largeAlloc, largeAlloc + 1, 3*largeAlloc + 12345} {
+		buf, err := b.Alloc(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mem := buf.(*tensor.Host).Bytes()
+		if int64(len(mem)) != n || buf.Size() != n {
+			t.Fatalf("Alloc(%d): %d bytes, Size %d", n, len(mem), buf.Size())
+		}
+		for i, x := range mem {
+			if x != 0 {
+				t.Fatalf("Alloc(%d): byte %d is %d, want 0", n, i, x)
+			}
+		}
+		if n > 0 {
+			mem[0], mem[n-1] = 1, 1
+		}
+	}
+	if p := wholePages(make([]byte, 10*hugePage)); len(p)%hugePage != 0 || len(p) < 9*hugePage || uintptr(unsafe.Pointer(&p[0]))%hugePage != 0 {
+		t.Errorf("wholePages of 10 huge pages: %d bytes at %p", len(p), &p[0])
+	}
+	if p := wholePages(make([]byte, 100)); len(p) != 0 {
+		t.Errorf("wholePages of 100 bytes: %d", len(p))
 	}
 }

@@ -185,7 +185,7 @@ func (r *reader) storeRow(src []float32, t int64, head int) {
 			r.f32[at+int64(d)*r.dim] = x
 		}
 	case r.dim == 1:
-		r.dtype.FromF32s(r.bits[at:][:len(src)], src)
+		vec.Narrow16(r.bits[at:], src, r.dtype)
 	default:
 		for d, x := range src {
 			r.bits[at+int64(d)*r.dim] = r.dtype.FromF32(x)

@@ -8,29 +8,63 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
+// An operation is a task whose items are runs of opRows tokens or pages. A
+// small one runs where it is called and allocates nothing.
+const (
+	opRows  = 32
+	opShare = 128 << 10 // elements worth waking the workers for
+)
+
+// runs is the number of items for n tokens, and whether to share them out.
+func (b *Backend) runs(n int, elements int64) (items int64, share bool) {
+	return int64(n+opRows-1) / opRows, b.pool.workers > 1 && n > opRows && int64(n)*elements >= opShare
+}
+
+// run is the tokens lo … hi−1 of item i.
+func run(i int64, n int) (lo, hi int) { return int(i) * opRows, min(int(i+1)*opRows, n) }
+
 // AppendKV stores rows in slots of a paged cache.
-func (*Backend) AppendKV(a *kernel.AppendArgs) error {
+func (b *Backend) AppendKV(a *kernel.AppendArgs) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
 	if err := onHost(&a.Key, &a.Value, &a.KeyCache, &a.ValueCache); err != nil {
 		return err
 	}
-	appendRows(&a.Key, &a.KeyCache, a.Slots)
-	appendRows(&a.Value, &a.ValueCache, a.Slots)
+	b.appendRows(&a.Key, &a.KeyCache, a.Slots)
+	b.appendRows(&a.Value, &a.ValueCache, a.Slots)
 	return nil
 }
 
-func appendRows(rows, cache *tensor.View, slots []int32) {
-	src, dst := read(rows), read(cache)
-	size, heads := cache.Shape[1], int(cache.Shape[2])
-	for t, s := range slots {
+// appending moves rows to slots.
+type appending struct {
+	src, dst    reader
+	size, heads int64
+	slots       []int32
+}
+
+func (b *Backend) appendRows(rows, cache *tensor.View, slots []int32) {
+	t := appending{read(rows), read(cache), cache.Shape[1], cache.Shape[2], slots}
+	items, share := b.runs(len(slots), rows.Shape[1]*rows.Shape[2])
+	if share {
+		b.pool.do(&job{}, &appending{t.src, t.dst, t.size, t.heads, slots}, items)
+		return
+	}
+	for i := range items {
+		t.item(0, i)
+	}
+}
+
+func (t *appending) item(_ int, i int64) {
+	for k, hi := run(i, len(t.slots)); k < hi; k++ {
+		s := int64(t.slots[k])
 		if s < 0 {
 			continue
 		}
-		at := dst.offset + int64(s)/size*dst.row + int64(s)%size*dst.slot
-		for h := range heads {
-			move(&dst, at+int64(h)*dst.head, &src, src.offset+int64(t)*src.row+int64(h)*src.head)
+		to, from := t.dst.offset+s/t.size*t.dst.row+s%t.size*t.dst.slot, t.src.offset+int64(k)*t.src.row
+		for range t.heads {
+			move(&t.dst, to, &t.src, from)
+			to, from = to+t.dst.head, from+t.src.head
 		}
 	}
 }
@@ -39,21 +73,23 @@ func appendRows(rows, cache *tensor.View, slots []int32) {
 // converted where they differ.
 func move(dst *reader, to int64, src *reader, from int64) {
 	switch {
-	case dst.dtype != src.dtype:
+	case dst.dtype == src.dtype && src.f32 != nil:
+		copyStrided(dst.f32[to:], src.f32[from:], dst.dim, src.dim, src.n)
+	case dst.dtype == src.dtype:
+		copyStrided(dst.bits[to:], src.bits[from:], dst.dim, src.dim, src.n)
+	case dst.dim == 1 && src.dim == 1 && dst.f32 != nil:
+		vec.Rows16(dst.f32[to:], 0, src.bits[from:], src.dtype, 0, 1, src.n, 0)
+	case dst.dim == 1 && src.dim == 1 && src.f32 != nil:
+		vec.Narrow16(dst.bits[to:][:src.n], src.f32[from:][:src.n], dst.dtype)
+	default:
 		for range src.n {
-			if src.f32 != nil {
-				dst.bits[to] = dst.dtype.FromF32(src.f32[from])
-			} else if x := src.dtype.ToF32(src.bits[from]); dst.f32 != nil {
+			if x := src.at(from); dst.f32 != nil {
 				dst.f32[to] = x
 			} else {
 				dst.bits[to] = dst.dtype.FromF32(x)
 			}
 			to, from = to+dst.dim, from+src.dim
 		}
-	case src.f32 != nil:
-		copyStrided(dst.f32[to:], src.f32[from:], dst.dim, src.dim, src.n)
-	default:
-		copyStrided(dst.bits[to:], src.bits[from:], dst.dim, src.dim, src.n)
 	}
 }
 
@@ -89,61 +125,109 @@ func (*Backend) CopyPages(a *kernel.CopyArgs) error {
 }
 
 // Rotate turns rows of a tensor in place.
-func (*Backend) Rotate(a *kernel.RotateArgs) error {
+func (b *Backend) Rotate(a *kernel.RotateArgs) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
 	if err := onHost(&a.X); err != nil {
 		return err
 	}
-	x := read(&a.X)
-	x.n = a.Dim // the features past the rotation are not touched
-	buf := make([]float32, a.Dim)
-	half := a.Dim / 2
-	for t, row := range a.Rows {
-		if row < 0 {
-			continue
-		}
-		cos, sin := a.Table.Cos[int(row)*half:][:half], a.Table.Sin[int(row)*half:][:half]
-		for h := range int(a.X.Shape[1]) {
-			x.loadRow(buf, int64(t), h)
-			vec.Rotate(buf, cos, sin, a.Layout, a.Inverse, a.Policy)
-			x.storeRow(buf, int64(t), h)
-		}
+	t := rotating{x: read(&a.X), args: *a}
+	t.x.n = a.Dim // the features past the rotation are not touched
+	items, share := b.runs(len(a.Rows), a.X.Shape[1]*int64(a.Dim))
+	if share {
+		b.pool.do(&job{}, &rotating{t.x, t.args}, items)
+		return nil
+	}
+	for i := range items {
+		t.item(0, i)
 	}
 	return nil
 }
 
+// rotating turns rows.
+type rotating struct {
+	x    reader
+	args kernel.RotateArgs
+}
+
+func (t *rotating) item(_ int, i int64) {
+	var memory [kernel.MaxHeadDim]float32
+	a, half := &t.args, t.args.Dim/2
+	for k, hi := run(i, len(a.Rows)); k < hi; k++ {
+		row := int(a.Rows[k])
+		if row < 0 {
+			continue
+		}
+		cos, sin := a.Table.Cos[row*half:][:half], a.Table.Sin[row*half:][:half]
+		for h := range int(a.X.Shape[1]) {
+			if at := t.x.offset + int64(k)*t.x.row + int64(h)*t.x.head; t.x.f32 != nil && t.x.dim == 1 {
+				vec.Rotate(t.x.f32[at:], cos, sin, a.Layout, a.Inverse, a.Policy)
+				continue
+			}
+			buf := memory[:a.Dim]
+			t.x.loadRow(buf, int64(k), h)
+			vec.Rotate(buf, cos, sin, a.Layout, a.Inverse, a.Policy)
+			t.x.storeRow(buf, int64(k), h)
+		}
+	}
+}
+
 // Merge joins the states of two sets of keys.
-func (*Backend) Merge(a *kernel.MergeArgs) error {
+func (b *Backend) Merge(a *kernel.MergeArgs) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
 	if err := onHost(&a.OutA, &a.LSEA, &a.OutB, &a.LSEB, &a.Out, &a.LSE); err != nil {
 		return err
 	}
-	outA, outB, out := read(&a.OutA), read(&a.OutB), read(&a.Out)
-	lseA, lseB, lse := readScalars(&a.LSEA), readScalars(&a.LSEB), readScalars(&a.LSE)
-	oa, ob := make([]float32, outA.n), make([]float32, outB.n)
+	t := merging{
+		[3]reader{read(&a.OutA), read(&a.OutB), read(&a.Out)},
+		[3]scalars{readScalars(&a.LSEA), readScalars(&a.LSEB), readScalars(&a.LSE)},
+		int(a.Out.Shape[0]), a.Out.Shape[1], a.Policy,
+	}
+	items, share := b.runs(t.tokens, a.Out.Shape[1]*a.Out.Shape[2])
+	if share {
+		b.pool.do(&job{}, &merging{t.out, t.lse, t.tokens, t.heads, t.policy}, items)
+		return nil
+	}
+	for i := range items {
+		t.item(0, i)
+	}
+	return nil
+}
+
+// merging joins states: of A and of B, into the third.
+type merging struct {
+	out    [3]reader
+	lse    [3]scalars
+	tokens int
+	heads  int64
+	policy kernel.Policy
+}
+
+func (t *merging) item(_ int, i int64) {
+	var memory [2][kernel.MaxHeadDim]float32
+	oa, ob := memory[0][:t.out[0].n], memory[1][:t.out[1].n]
 	none := float32(math.Inf(-1))
-	for t := range a.Out.Shape[0] {
-		for h := range a.Out.Shape[1] {
-			outA.loadRow(oa, t, int(h))
-			outB.loadRow(ob, t, int(h))
-			x, y := *lseA.at(t, h), *lseB.at(t, h)
+	lo, hi := run(i, t.tokens)
+	for k := int64(lo); k < int64(hi); k++ {
+		for h := range t.heads {
+			t.out[0].loadRow(oa, k, int(h))
+			t.out[1].loadRow(ob, k, int(h))
+			x, y := *t.lse[0].at(k, h), *t.lse[1].at(k, h)
 			switch {
 			case y == none:
 			case x == none:
 				copy(oa, ob)
 				x = y
 			default:
-				x = mergeRow(oa, ob, x, y, a.Policy)
+				x = mergeRow(oa, ob, x, y, t.policy)
 			}
-			out.storeRow(oa, t, int(h))
-			*lse.at(t, h) = x
+			t.out[2].storeRow(oa, k, int(h))
+			*t.lse[2].at(k, h) = x
 		}
 	}
-	return nil
 }
 
 // mergeRow adds the state (ob, y) to (oa, x) and returns the LSE of both.
@@ -151,10 +235,8 @@ func mergeRow(oa, ob []float32, x, y float32, policy kernel.Policy) float32 {
 	m := max(x, y) // NaN if either is
 	wa, wb := vec.Exp2(policy, float32((x-m)*kernel.Log2E)), vec.Exp2(policy, float32((y-m)*kernel.Log2E))
 	l := wa + wb
-	inv := 1 / l
-	for d, v := range ob {
-		oa[d] = float32(vec.FMA(policy, v, wb, float32(oa[d]*wa))*inv) + 0
-	}
+	vec.Blend(policy, oa, ob, wa, wb)
+	vec.FinishRow(oa, l)
 	if l != l {
 		return l
 	}

@@ -25,8 +25,8 @@ var allowed = map[string][]string{
 	"rope":              {"kernel", "tensor", "internal/xmath"},
 	"kvcache":           {"kernel", "tensor", "internal/xmath"},
 	"kernel/kerneltest": {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
-	"cpu":               {"kernel", "tensor", "cpu/internal/vec"},
-	"cpu/internal/vec":  {"kernel", "tensor"},
+	"cpu":               {"kernel", "tensor", "cpu/internal/vec", "golang.org/x/sys/unix"},
+	"cpu/internal/vec":  {"kernel", "tensor", "golang.org/x/sys/cpu"},
 	"cuda":              {"kernel", "tensor"},
 	"backend":           {"kernel", "cpu", "cuda"},
 }

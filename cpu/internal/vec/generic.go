@@ -31,6 +31,8 @@ func scaleRow(x []float32, f float32) bool { return false }
 
 func finishStrip(o, l []float32, dim int) bool { return false }
 
+func finishRow(o []float32, inv float32) bool { return false }
+
 func finite(x []float32) (ok, done bool) { return false, false }
 
 func rowsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
@@ -44,6 +46,8 @@ func columnsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int)
 func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
 	return false
 }
+
+func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
 
 func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
 

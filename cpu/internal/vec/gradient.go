@@ -19,6 +19,6 @@ func Gradient(p kernel.Policy, s, dp, g []float32, lse, delta float32, visible u
 			continue
 		}
 		e := Exp2(p, s[j]-lse)
-		s[j], g[j] = e, float32(e * (dp[j] - delta))
+		s[j], g[j] = e, float32(e*(dp[j]-delta))
 	}
 }

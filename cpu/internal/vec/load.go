@@ -64,3 +64,10 @@ func Columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, 
 		}
 	}
 }
+
+// Narrow16 rounds src to F16 or BF16, to nearest, ties to even.
+func Narrow16(dst []uint16, src []float32, dtype tensor.DType) {
+	dst = dst[:len(src)]
+	done := narrow16(dst, src, dtype)
+	dtype.FromF32s(dst[done:], src[done:])
+}

@@ -28,13 +28,7 @@ func MergeStrip(p kernel.Policy, m, l, o, pm, pl, po []float32, dim int) {
 func MergeRows(p kernel.Policy, m, l, o, pm, pl, po []float32, rows, ld, dim int) {
 	for r := range rows {
 		fa, fb := mergeFactors(p, &m[r], &l[r], pm[r], pl[r])
-		y, x := o[r*ld:][:dim], po[r*ld:][:dim]
-		if blend(y, x, fa, fb) {
-			continue
-		}
-		for d, z := range x {
-			y[d] = FMA(p, z, fb, float32(y[d]*fa))
-		}
+		Blend(p, o[r*ld:][:dim], po[r*ld:], fa, fb)
 	}
 }
 
@@ -80,8 +74,22 @@ func FinishRow(o []float32, l float32) {
 		return
 	}
 	inv := 1 / l
+	if finishRow(o, inv) {
+		return
+	}
 	for d, x := range o {
 		o[d] = float32(x*inv) + 0
+	}
+}
+
+// Blend sets y = fma(x, fb, y·fa).
+func Blend(p kernel.Policy, y, x []float32, fa, fb float32) {
+	x = x[:len(y)]
+	if blend(y, x, fa, fb) {
+		return
+	}
+	for d, z := range x {
+		y[d] = FMA(p, z, fb, float32(y[d]*fa))
 	}
 }
 
