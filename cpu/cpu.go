@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 
+	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
@@ -40,4 +41,30 @@ func onHost(views ...*tensor.View) error {
 		}
 	}
 	return nil
+}
+
+// Variants names the sets of leaf loops that this machine can run, the one
+// that New would take last: "generic" is Go alone; "avx2", "avx512" and "neon"
+// are assembly. Under the Exact policy all give the same bits.
+func Variants() []string {
+	var names []string
+	for _, v := range vec.Variants() {
+		names = append(names, v.String())
+	}
+	return names
+}
+
+// Variant is the name of the leaf loops in use.
+func Variant() string { return vec.Active().String() }
+
+// UseVariant chooses the leaf loops of all backends of this program. It is for
+// tests and measurements, and must not be called while one computes.
+func UseVariant(name string) error {
+	for _, v := range vec.Variants() {
+		if v.String() == name {
+			_, err := vec.Use(v)
+			return err
+		}
+	}
+	return fmt.Errorf("cpu: variant %q, want one of %v", name, Variants())
 }

@@ -14,15 +14,29 @@ import (
 )
 
 // Every case must be supported: this backend is the fallback for all others.
-// The golden hashes hold the numbers of workers to the same bits; more workers
-// than blocks compute the chunks of a block side by side.
+// The golden hashes hold the variants of the leaf loops and the numbers of
+// workers to the same bits; more workers than blocks compute the chunks of a
+// block side by side.
 func TestConformance(t *testing.T) {
-	for _, workers := range []int{1, 3} {
-		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
-			b := New(Options{Workers: workers})
-			defer b.Close()
-			kerneltest.Run(t, b, kerneltest.All)
-		})
+	best := Variant()
+	defer UseVariant(best)
+	for _, variant := range Variants() {
+		for _, workers := range []int{1, 3} {
+			if variant != best && (workers == 1) != (variant == "generic") {
+				continue // once is enough for the others
+			}
+			t.Run(fmt.Sprintf("%s/workers=%d", variant, workers), func(t *testing.T) {
+				if err := UseVariant(variant); err != nil {
+					t.Fatal(err)
+				}
+				b := New(Options{Workers: workers})
+				defer b.Close()
+				kerneltest.Run(t, b, kerneltest.All)
+			})
+		}
+	}
+	if err := UseVariant("none such"); err == nil {
+		t.Error("an unknown variant was accepted")
 	}
 }
 

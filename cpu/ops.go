@@ -103,6 +103,14 @@ func copyStrided[T float32 | uint16](dst, src []T, dstStride, srcStride int64, n
 	}
 }
 
+// features is room for n of them: in memory, unless there are very many.
+func features(memory []float32, n int) []float32 {
+	if n > len(memory) {
+		return make([]float32, n)
+	}
+	return memory[:n]
+}
+
 // CopyPages copies pages bit for bit.
 func (*Backend) CopyPages(a *kernel.CopyArgs) error {
 	if err := a.Validate(); err != nil {
@@ -165,7 +173,7 @@ func (t *rotating) item(_ int, i int64) {
 				vec.Rotate(t.x.f32[at:], cos, sin, a.Layout, a.Inverse, a.Policy)
 				continue
 			}
-			buf := memory[:a.Dim]
+			buf := features(memory[:], a.Dim)
 			t.x.loadRow(buf, int64(k), h)
 			vec.Rotate(buf, cos, sin, a.Layout, a.Inverse, a.Policy)
 			t.x.storeRow(buf, int64(k), h)
@@ -208,7 +216,7 @@ type merging struct {
 
 func (t *merging) item(_ int, i int64) {
 	var memory [2][kernel.MaxHeadDim]float32
-	oa, ob := memory[0][:t.out[0].n], memory[1][:t.out[1].n]
+	oa, ob := features(memory[0][:], t.out[0].n), features(memory[1][:], t.out[1].n)
 	none := float32(math.Inf(-1))
 	lo, hi := run(i, t.tokens)
 	for k := int64(lo); k < int64(hi); k++ {
