@@ -237,3 +237,31 @@ func TestLargeAllocations(t *testing.T) {
 		t.Errorf("wholePages of 100 bytes: %d", len(p))
 	}
 }
+
+// Random cases, every variant: bit for bit the transcript of the rules.
+// bench verify -minutes runs as many as there is time for.
+func TestRandomCases(t *testing.T) {
+	n := uint64(60)
+	if testing.Short() {
+		n = 15
+	}
+	best := Variant()
+	defer UseVariant(best)
+	b := New(Options{Workers: 3})
+	defer b.Close()
+	for seed := range n {
+		c := kerneltest.Random(seed)
+		for _, v := range Variants() {
+			if err := UseVariant(v); err != nil {
+				t.Fatal(err)
+			}
+			for _, policy := range []kernel.Policy{kernel.Exact, kernel.Fast} {
+				if r := kerneltest.Check(b, c, policy); r.Err != nil || r.Differences > 0 {
+					t.Errorf("%s: %s", v, r.String())
+				} else if r.Unsupported != nil {
+					t.Logf("%s: %s", v, r.String())
+				}
+			}
+		}
+	}
+}
