@@ -9,6 +9,7 @@ import (
 type reader struct {
 	f32    []float32
 	bits   []uint16
+	b8     []uint8
 	dtype  tensor.DType
 	offset int64
 	row    int64 // elements from one row (token, or page) to the next
@@ -16,11 +17,14 @@ type reader struct {
 	head   int64
 	dim    int64 // stride of features
 	n      int   // features
+
+	scale scalars    // of keys and values: of each KV head; absent: 1
+	coded codedPages // of keys and values: the pages that are not in this tensor
 }
 
 // read prepares a [rows, heads, dim] tensor, or [pages, slots, heads, dim].
 func read(v *tensor.View) reader {
-	r := reader{f32: v.F32s(), bits: v.Bits(), dtype: v.DType, offset: v.Offset, row: v.Stride[0]}
+	r := reader{f32: v.F32s(), bits: v.Bits(), b8: v.Bits8(), dtype: v.DType, offset: v.Offset, row: v.Stride[0]}
 	k := 1
 	if v.Rank == 4 {
 		r.slot, k = v.Stride[1], 2
@@ -38,6 +42,12 @@ func (r *reader) load(dst []float32, at int64) {
 	case r.f32 != nil:
 		for d := range dst {
 			dst[d] = r.f32[at+int64(d)*r.dim]
+		}
+	case r.b8 != nil && r.dim == 1:
+		r.dtype.Widen8(dst, r.b8[at:at+int64(r.n)])
+	case r.b8 != nil:
+		for d := range dst {
+			dst[d] = r.dtype.ToF32(uint16(r.b8[at+int64(d)*r.dim]))
 		}
 	case r.dim == 1:
 		r.dtype.ToF32s(dst, r.bits[at:at+int64(r.n)])
@@ -72,23 +82,43 @@ func (r *reader) storeRow(src []float32, t int64, head int) {
 	r.store(src, r.offset+t*r.row+int64(head)*r.head)
 }
 
+// loadKey is load for a row of keys or values of a head: scaled, if they are.
+func (r *reader) loadKey(dst []float32, at int64, head int) {
+	r.load(dst, at)
+	if r.scale.x != nil {
+		scale := *r.scale.at(int64(head), 0)
+		for d := range dst[:r.n] {
+			dst[d] *= scale
+		}
+	}
+}
+
 // loadKeys widens keys j0 … j0+n−1 of a sequence to rows of dst.
 func (r *reader) loadKeys(dst []float32, b *kernel.Batch, s int, pageSize int, j0 int64, n int, head int) {
 	at := r.offset + int64(head)*r.head
 	if pageSize == 0 {
 		at += (int64(b.KeyStart[s]) + j0) * r.row
 		for j := range n {
-			r.load(dst[j*r.n:], at+int64(j)*r.row)
+			r.loadKey(dst[j*r.n:], at+int64(j)*r.row, head)
 		}
 		return
 	}
-	pages, size := b.Pages.Indices[b.Pages.Indptr[s]:], int64(pageSize)
-	page, slot := j0/size, j0%size
-	for j := range n {
-		r.load(dst[j*r.n:], at+int64(pages[page])*r.row+slot*r.slot)
-		if slot++; slot == size {
-			page, slot = page+1, 0
+	size := int64(pageSize)
+	i, slot := int(b.Pages.Indptr[s])+int(j0/size), j0%size
+	for n > 0 {
+		run := int(min(size-slot, int64(n))) // rows of this page
+		page := int64(b.Pages.Indices[i])
+		if b.Pages.IsCoded(i) {
+			r.coded.load(dst, page, slot, run, head)
+		} else {
+			for k := range run {
+				r.loadKey(dst[k*r.n:], at+page*r.row+(slot+int64(k))*r.slot, head)
+			}
 		}
+		if n -= run; n > 0 {
+			dst = dst[run*r.n:]
+		}
+		i, slot = i+1, 0
 	}
 }
 

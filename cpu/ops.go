@@ -13,15 +13,15 @@ func (*Backend) AppendKV(a *kernel.AppendArgs) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	if err := onHost(&a.Key, &a.Value, &a.KeyCache, &a.ValueCache); err != nil {
+	if err := onHost(&a.Key, &a.Value, &a.KeyCache, &a.ValueCache, &a.KeyScale, &a.ValueScale); err != nil {
 		return err
 	}
-	appendRows(&a.Key, &a.KeyCache, a.Slots)
-	appendRows(&a.Value, &a.ValueCache, a.Slots)
+	appendRows(&a.Key, &a.KeyCache, &a.KeyScale, a.Slots)
+	appendRows(&a.Value, &a.ValueCache, &a.ValueScale, a.Slots)
 	return nil
 }
 
-func appendRows(rows, cache *tensor.View, slots []int32) {
+func appendRows(rows, cache, scale *tensor.View, slots []int32) {
 	src, dst := read(rows), read(cache)
 	size, heads := cache.Shape[1], int(cache.Shape[2])
 	for t, s := range slots {
@@ -30,7 +30,12 @@ func appendRows(rows, cache *tensor.View, slots []int32) {
 		}
 		at := dst.offset + int64(s)/size*dst.row + int64(s)%size*dst.slot
 		for h := range heads {
-			move(&dst, at+int64(h)*dst.head, &src, src.offset+int64(t)*src.row+int64(h)*src.head)
+			to, from := at+int64(h)*dst.head, src.offset+int64(t)*src.row+int64(h)*src.head
+			if dst.b8 != nil && src.dtype != dst.dtype {
+				quantize(&dst, to, &src, from, inverse(scale, h))
+			} else {
+				move(&dst, to, &src, from)
+			}
 		}
 	}
 }
@@ -52,12 +57,14 @@ func move(dst *reader, to int64, src *reader, from int64) {
 		}
 	case src.f32 != nil:
 		copyStrided(dst.f32[to:], src.f32[from:], dst.dim, src.dim, src.n)
+	case src.b8 != nil:
+		copyStrided(dst.b8[to:], src.b8[from:], dst.dim, src.dim, src.n)
 	default:
 		copyStrided(dst.bits[to:], src.bits[from:], dst.dim, src.dim, src.n)
 	}
 }
 
-func copyStrided[T float32 | uint16](dst, src []T, dstStride, srcStride int64, n int) {
+func copyStrided[T float32 | uint16 | uint8](dst, src []T, dstStride, srcStride int64, n int) {
 	if dstStride == 1 && srcStride == 1 {
 		copy(dst[:n], src[:n])
 		return
