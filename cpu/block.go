@@ -21,7 +21,9 @@ type runArgs struct {
 }
 
 func (a *runArgs) set(args *kernel.Args) {
-	a.query, a.key, a.value, a.out = read(&args.Query), read(&args.Key), read(&args.Value), read(&args.Out)
+	a.query, a.out = read(&args.Query), read(&args.Out)
+	a.key = readKeys(&args.Key, &args.KeyScale, &args.CodedKey)
+	a.value = readKeys(&args.Value, &args.ValueScale, &args.CodedValue)
 	a.lse = scalars{}
 	if !args.LSE.IsZero() {
 		a.lse = readScalars(&args.LSE)

@@ -47,6 +47,14 @@ func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, 
 	return false
 }
 
+func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
 func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
 
 func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
