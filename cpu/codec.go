@@ -61,72 +61,14 @@ func readKeys(v, scale *tensor.View, coded *kernel.CodedPages) reader {
 }
 
 // load decodes n rows of a page to rows of dst that are ld apart, or to
-// columns.
-func (c *codedPages) load(dst []float32, ld int, columns bool, page, slot int64, n, head int, memory []float32) {
-	if columns { // a few rows at a time through memory
-		row := vec.Pad(c.dim)
-		for j := 0; j < n; j += vec.Lanes {
-			m := min(vec.Lanes, n-j)
-			c.load(memory, row, false, page, slot+int64(j), m, head, nil)
-			vec.ColumnsF32(dst[j:], ld, memory, row, m, c.dim, 0)
-		}
-		return
-	}
+// columns, which values have no use for.
+func (c *codedPages) load(dst []float32, ld int, columns bool, page, slot int64, n, head int) {
 	codes := c.codes[c.inCodes.at(page, slot, head):]
 	scale, zero := c.scale[c.inScale.at(page, slot, head):], c.zero[c.inZero.at(page, slot, head):]
 	if c.group == 0 {
-		decodeKeys(dst, ld, codes, c.inCodes.slot, n, c.dim, c.codec, scale, zero)
+		vec.Channels(dst, ld, columns, codes, c.codec, int(c.inCodes.slot), n, c.dim, scale, zero)
 	} else {
-		decodeValues(dst, ld, codes, c.inCodes.slot, n, c.dim, c.codec, c.group, scale, c.inScale.slot, zero, c.inZero.slot)
-	}
-}
-
-// decodeKeys decodes n rows of dim features, stride bytes apart, that share a
-// scale and a zero for each feature, to rows of dst that are ld apart.
-func decodeKeys(dst []float32, ld int, codes []uint8, stride int64, n, dim int, codec kernel.Codec, scale, zero []uint16) {
-	var s, z [kernel.MaxHeadDim]float32
-	tensor.F16.ToF32s(s[:dim], scale[:dim])
-	tensor.F16.ToF32s(z[:dim], zero[:dim])
-	for j := range n {
-		row := dst[j*ld:][:dim]
-		widenCodes(row, codes[int64(j)*stride:], codec)
-		for d, x := range row {
-			row[d] = float32(x*s[d]) + z[d]
-		}
-	}
-}
-
-// decodeValues decodes n rows of dim features, stride bytes apart, in which
-// each group of features has a scale and a zero. Those of a row are scaleStride
-// and zeroStride elements after those of the row before.
-func decodeValues(dst []float32, ld int, codes []uint8, stride int64, n, dim int, codec kernel.Codec, group int, scale []uint16, scaleStride int64, zero []uint16, zeroStride int64) {
-	for j := range n {
-		row := dst[j*ld:][:dim]
-		widenCodes(row, codes[int64(j)*stride:], codec)
-		for g := range dim / group {
-			s, z := tensor.F16ToF32(scale[int64(j)*scaleStride+int64(g)]), tensor.F16ToF32(zero[int64(j)*zeroStride+int64(g)])
-			part := row[g*group:][:group]
-			for d, x := range part {
-				part[d] = float32(x*s) + z
-			}
-		}
-	}
-}
-
-// widenCodes widens the codes of a row of len(dst) features.
-func widenCodes(dst []float32, row []uint8, codec kernel.Codec) {
-	if codec != kernel.Int4 {
-		for d, c := range row[:len(dst)] {
-			dst[d] = float32(c)
-		}
-		return
-	}
-	words := len(dst) / 8
-	for w := range words {
-		for k, c := range row[4*w:][:4] {
-			dst[2*k*words+w] = float32(c & 15)
-			dst[(2*k+1)*words+w] = float32(c >> 4)
-		}
+		vec.Tokens(dst, ld, codes, c.codec, int(c.inCodes.slot), n, c.dim, c.group, scale, int(c.inScale.slot), zero, int(c.inZero.slot))
 	}
 }
 

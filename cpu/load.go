@@ -128,7 +128,7 @@ func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc 
 			to = j
 		}
 		if b.Pages.IsCoded(i) {
-			r.coded.load(dst[to:], ld, columns, page, slot, n, head, sc.turn)
+			r.coded.load(dst[to:], ld, columns, page, slot, n, head)
 		} else {
 			r.loadScaled(dst[to:], ld, columns, at+page*r.row+slot*r.slot, r.slot, n, r.ahead(b, i, end, slot, size), head)
 		}

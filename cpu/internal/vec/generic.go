@@ -55,6 +55,14 @@ func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n,
 	return false
 }
 
+func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
+	return false
+}
+
+func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
+	return false
+}
+
 func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
 
 func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
