@@ -12,7 +12,7 @@ func Channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.C
 	if n <= 0 || dim <= 0 {
 		return
 	}
-	_ = codes[(n-1)*stride+codeBytes(codec, dim)-1]
+	_ = codes[(n-1)*stride+codec.RowBytes(dim)-1]
 	scale, zero = scale[:dim], zero[:dim]
 	if columns {
 		_ = dst[(dim-1)*ld+n-1]
@@ -50,7 +50,7 @@ func Tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n,
 	if n <= 0 || dim <= 0 {
 		return
 	}
-	_, _ = codes[(n-1)*stride+codeBytes(codec, dim)-1], dst[(n-1)*ld+dim-1]
+	_, _ = codes[(n-1)*stride+codec.RowBytes(dim)-1], dst[(n-1)*ld+dim-1]
 	_, _ = scale[(n-1)*scaleStride+dim/group-1], zero[(n-1)*zeroStride+dim/group-1]
 	if tokens(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride) {
 		return
@@ -66,14 +66,6 @@ func Tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n,
 			}
 		}
 	}
-}
-
-// codeBytes is the size of a row of codes.
-func codeBytes(codec kernel.Codec, dim int) int {
-	if codec == kernel.Int4 {
-		return dim / 2
-	}
-	return dim
 }
 
 // widenCodes widens the codes of a row of len(dst) features. Nibble k of
