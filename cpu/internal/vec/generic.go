@@ -55,6 +55,10 @@ func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n,
 	return false
 }
 
+func softCap(x []float32, inv, limit float32) int { return 0 }
+
+func addProduct(y, a, b []float32) int { return 0 }
+
 func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
 	return false
 }
