@@ -73,6 +73,7 @@ const (
 	maxBlockRows  = 512
 	minBlockRows  = 64
 	blockMemory   = 768 << 10 // bytes of queries and sums
+	waveMemory    = 2 << 20   // bytes of the states of chunks computed side by side
 	blocksAWorker = 8         // wanted, so that the last ones end together
 )
 
@@ -112,7 +113,9 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	}
 	a.split = len(a.blocks) < 2*a.pool.workers && a.pool.workers > 1 && longest > kernel.ChunkSize
 	if a.split {
-		for len(a.parts) < 4*a.pool.workers {
+		// long waves, so that the workers seldom wait for one another
+		perWave := min(max(waveMemory/4/(rows*vec.Pad(a.spec.ValueDim)), 4*a.pool.workers), 64*a.pool.workers)
+		for len(a.parts) < perWave {
 			a.parts = append(a.parts, state{})
 		}
 		for i := range a.parts {
