@@ -355,9 +355,8 @@ func FuzzVariants(f *testing.F) {
 	for i := range leaves {
 		f.Add(uint8(i), uint64(1))
 	}
-	m := newMemory(f)
 	f.Fuzz(func(t *testing.T, i uint8, seed uint64) {
-		m.t = t
+		m := newMemory(t)
 		l := &leaves[int(i)%len(leaves)]
 		for _, v := range Variants()[1:] {
 			if err := l.compare(m, seed, v); err != nil {
