@@ -40,7 +40,7 @@ func New(b kernel.Backend, c Config) (*Attention, error) {
 
 	spec := kernel.Spec{
 		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, ValueDim: c.ValueDim,
-		DType: c.DType, KVDType: c.KVDType, PageSize: c.PageSize,
+		DType: c.DType, KVDType: c.KVDType, PageSize: c.PageSize, Codec: c.Codec, ValueGroup: c.ValueGroup,
 		KeyStorage: c.KeyStorage, Masks: c.Mask.Kinds, Scale: c.Scale, Policy: c.Policy, Backward: c.Backward,
 	}
 	c.Score.lower(&spec, say)
@@ -98,6 +98,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.KVDType == 0 {
 		c.KVDType = c.DType
+	}
+	if c.Codec != kernel.NoCodec && c.ValueGroup == 0 {
+		c.ValueGroup = kernel.DefaultValueGroup(c.ValueDim)
 	}
 	if c.Position == nil {
 		c.Position = Absolute{}

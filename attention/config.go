@@ -14,8 +14,11 @@ type Config struct {
 	ValueDim int // features of a value; 0: HeadDim
 
 	DType    tensor.DType // of Query and Out; 0: F32
-	KVDType  tensor.DType // of Key and Value; 0: DType
+	KVDType  tensor.DType // of Key and Value, F8E4M3 and F8E5M2 too; 0: DType
 	PageSize int          // tokens a page; 0: Key and Value are contiguous
+
+	Codec      kernel.Codec // of coded pages, with PageSize; zero: none
+	ValueGroup int          // with Codec: features of a value that share a scale; 0: kernel.DefaultValueGroup
 
 	Mask     Mask     // required: Causal(), Window(4096), …
 	Position Position // how positions reach the rotation; nil: Absolute{}
@@ -40,7 +43,8 @@ type Rotary interface {
 type KVSource interface {
 	KeyStorage() kernel.KeyStorage
 	PageSize() int
-	// LowerKV sets dst.SeqLens and dst.Pages.
+	// LowerKV sets dst.SeqLens and dst.Pages; of Pages.Coded, which it finds
+	// empty, only where pages are coded.
 	LowerKV(dst *kernel.Batch) error
 	// KeyPositions appends the position of every key, sequence after sequence,
 	// or returns nil if each key's position is its index.

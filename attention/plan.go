@@ -49,7 +49,7 @@ func (a *Attention) planLengths(step *Step, b *kernel.Batch) error {
 		b.QueryStart = append(b.QueryStart, int32(total))
 	}
 	b.KeyStart, b.SeqLens = b.KeyStart[:0], b.SeqLens[:0]
-	b.Pages.Indptr, b.Pages.Indices = b.Pages.Indptr[:0], b.Pages.Indices[:0]
+	b.Pages = kernel.BlockTable{Indptr: b.Pages.Indptr[:0], Indices: b.Pages.Indices[:0], Coded: b.Pages.Coded[:0]}
 	if step.KV != nil {
 		return a.planPages(step, b)
 	}

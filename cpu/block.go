@@ -21,7 +21,9 @@ type runArgs struct {
 }
 
 func (a *runArgs) set(args *kernel.Args) {
-	a.query, a.key, a.value, a.out = read(&args.Query), read(&args.Key), read(&args.Value), read(&args.Out)
+	a.query, a.out = read(&args.Query), read(&args.Out)
+	a.key = readKeys(&args.Key, &args.KeyScale, &args.CodedKey)
+	a.value = readKeys(&args.Value, &args.ValueScale, &args.CodedValue)
 	a.lse = scalars{}
 	if !args.LSE.IsZero() {
 		a.lse = readScalars(&args.LSE)
@@ -63,6 +65,7 @@ type scratch struct {
 	part  state // of the chunk
 	total state
 
+	mods scoreScratch
 	grad gradScratch
 }
 
@@ -104,6 +107,10 @@ func (sc *scratch) grow(s *kernel.Spec, rows int) {
 	sc.word = make([]uint64, s.Terms*part)
 	sc.any = make([]uint64, part)
 	sc.raw, sc.s = make([]float32, part*vec.Stride), make([]float32, part*vec.Stride)
+	if s.Scores != 0 || s.Terms > 1 {
+		sc.mods.mod = make([]float32, part*vec.Stride)
+		sc.mods.ramp = make([]float32, max(vec.Stride, (vec.Stride+vec.Lanes)*s.Group()))
+	}
 	sc.part.grow(rows, s.ValueDim)
 	sc.total.grow(rows, s.ValueDim)
 }

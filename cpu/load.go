@@ -82,6 +82,7 @@ func (sc *scratch) values(a *attention) []float32 {
 type reader struct {
 	f32    []float32
 	bits   []uint16
+	b8     []uint8
 	dtype  tensor.DType
 	offset int64
 	row    int64 // elements from one row (token, or page) to the next
@@ -89,11 +90,14 @@ type reader struct {
 	head   int64
 	dim    int64 // stride of features
 	n      int   // features
+
+	scale scalars    // of keys and values: of each KV head; absent: 1
+	coded codedPages // of keys and values: the pages that are not in this tensor
 }
 
 // read prepares a [rows, heads, dim] tensor, or [pages, slots, heads, dim].
 func read(v *tensor.View) reader {
-	r := reader{f32: v.F32s(), bits: v.Bits(), dtype: v.DType, offset: v.Offset, row: v.Stride[0]}
+	r := reader{f32: v.F32s(), bits: v.Bits(), b8: v.Bits8(), dtype: v.DType, offset: v.Offset, row: v.Stride[0]}
 	k := 1
 	if v.Rank == 4 {
 		r.slot, k = v.Stride[1], 2
@@ -105,41 +109,67 @@ func read(v *tensor.View) reader {
 // loadTile widens the current tile for the block's KV head, to rows ld apart
 // or to columns. Runs of keys that lie evenly in memory are one call.
 func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc *scratch) {
-	b, s, head := a.batch, int(sc.blk.seq), r.offset+int64(sc.blk.kvHead)*r.head
+	b, s, head := a.batch, int(sc.blk.seq), int(sc.blk.kvHead)
+	at := r.offset + int64(head)*r.head
 	if a.spec.PageSize == 0 {
 		ahead := 0
 		if sc.j0+tile < sc.seq.keys {
 			ahead = int(tile * r.row)
 		}
-		r.loadRun(dst, ld, columns, head+(int64(b.KeyStart[s])+sc.j0)*r.row, r.row, sc.n, ahead)
+		r.loadScaled(dst, ld, columns, at+(int64(b.KeyStart[s])+sc.j0)*r.row, r.row, sc.n, ahead, head)
 		return
 	}
-	pages, size := b.Pages.Indices[b.Pages.Indptr[s]:b.Pages.Indptr[s+1]], int64(a.spec.PageSize)
+	first, end, size := int(b.Pages.Indptr[s]), int(b.Pages.Indptr[s+1]), int64(a.spec.PageSize)
 	for j := 0; j < sc.n; {
-		page, slot := (sc.j0+int64(j))/size, (sc.j0+int64(j))%size
-		n := min(sc.n-j, int(size-slot))
-		at := head + int64(pages[page])*r.row + slot*r.slot
-		ahead := 0
-		if size <= tile && tile%size == 0 { // the same place of a later page
-			if next := page + tile/size; next < int64(len(pages)) {
-				ahead = int((int64(pages[next]) - int64(pages[page])) * r.row)
-			}
-		} else if slot+tile < size {
-			ahead = int(tile * r.slot)
-		}
-		first := j * ld
+		i, slot := first+int((sc.j0+int64(j))/size), (sc.j0+int64(j))%size
+		n, page := min(sc.n-j, int(size-slot)), int64(b.Pages.Indices[i])
+		to := j * ld
 		if columns {
-			first = j
+			to = j
 		}
-		r.loadRun(dst[first:], ld, columns, at, r.slot, n, ahead)
+		if b.Pages.IsCoded(i) {
+			r.coded.load(dst[to:], ld, columns, page, slot, n, head)
+		} else {
+			r.loadScaled(dst[to:], ld, columns, at+page*r.row+slot*r.slot, r.slot, n, r.ahead(b, i, end, slot, size), head)
+		}
 		j += n
+	}
+}
+
+// ahead is the distance from a slot of page i to the one a tile later, or 0.
+func (r *reader) ahead(b *kernel.Batch, i, end int, slot, size int64) int {
+	if size > tile {
+		if slot+tile < size {
+			return int(tile * r.slot)
+		}
+		return 0
+	}
+	next := i + int(tile/size)
+	if tile%size != 0 || next >= end || b.Pages.IsCoded(next) {
+		return 0
+	}
+	return int((int64(b.Pages.Indices[next]) - int64(b.Pages.Indices[i])) * r.row)
+}
+
+// loadScaled is loadRun for keys or values of a head: scaled, if they are.
+func (r *reader) loadScaled(dst []float32, ld int, columns bool, at, stride int64, n, ahead, head int) {
+	r.loadRun(dst, ld, columns, at, stride, n, ahead)
+	if r.scale.x == nil {
+		return
+	}
+	f, rows, dim := *r.scale.at(int64(head), 0), n, r.n
+	if columns {
+		rows, dim = dim, rows
+	}
+	for k := range rows {
+		vec.ScaleRow(dst[k*ld:][:dim], f)
 	}
 }
 
 // loadRun widens n rows, stride elements apart, from element at.
 func (r *reader) loadRun(dst []float32, ld int, columns bool, at, stride int64, n, ahead int) {
 	switch {
-	case r.dim != 1 || stride < 0:
+	case r.dim != 1:
 		col, row := 1, ld
 		if columns {
 			col, row = ld, 1
@@ -153,6 +183,10 @@ func (r *reader) loadRun(dst []float32, ld int, columns bool, at, stride int64, 
 		vec.ColumnsF32(dst, ld, r.f32[at:], int(stride), n, r.n, ahead)
 	case r.f32 != nil:
 		vec.RowsF32(dst, ld, r.f32[at:], int(stride), n, r.n, ahead)
+	case r.b8 != nil && columns:
+		vec.Columns8(dst, ld, r.b8[at:], r.dtype, int(stride), n, r.n, ahead)
+	case r.b8 != nil:
+		vec.Rows8(dst, ld, r.b8[at:], r.dtype, int(stride), n, r.n, ahead)
 	case columns:
 		vec.Columns16(dst, ld, r.bits[at:], r.dtype, int(stride), n, r.n, ahead)
 	default:
@@ -162,8 +196,11 @@ func (r *reader) loadRun(dst []float32, ld int, columns bool, at, stride int64, 
 
 // at is one element.
 func (r *reader) at(i int64) float32 {
-	if r.f32 != nil {
+	switch {
+	case r.f32 != nil:
 		return r.f32[i]
+	case r.b8 != nil:
+		return r.dtype.ToF32(uint16(r.b8[i]))
 	}
 	return r.dtype.ToF32(r.bits[i])
 }
@@ -171,6 +208,11 @@ func (r *reader) at(i int64) float32 {
 // loadRow widens row t of a head.
 func (r *reader) loadRow(dst []float32, t int64, head int) {
 	r.loadRun(dst, 0, false, r.offset+t*r.row+int64(head)*r.head, 0, 1, 0)
+}
+
+// loadKey is loadRow for a row of keys or values: from element at, scaled.
+func (r *reader) loadKey(dst []float32, at int64, head int) {
+	r.loadScaled(dst, 0, false, at, 0, 1, 0, head)
 }
 
 // storeRow rounds src to row t of a head.

@@ -28,11 +28,11 @@ func (b *Backend) AppendKV(a *kernel.AppendArgs) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	if err := onHost(&a.Key, &a.Value, &a.KeyCache, &a.ValueCache); err != nil {
+	if err := onHost(&a.Key, &a.Value, &a.KeyCache, &a.ValueCache, &a.KeyScale, &a.ValueScale); err != nil {
 		return err
 	}
-	b.appendRows(&a.Key, &a.KeyCache, a.Slots)
-	b.appendRows(&a.Value, &a.ValueCache, a.Slots)
+	b.appendRows(&a.Key, &a.KeyCache, &a.KeyScale, a.Slots)
+	b.appendRows(&a.Value, &a.ValueCache, &a.ValueScale, a.Slots)
 	return nil
 }
 
@@ -43,8 +43,11 @@ type appending struct {
 	slots       []int32
 }
 
-func (b *Backend) appendRows(rows, cache *tensor.View, slots []int32) {
+func (b *Backend) appendRows(rows, cache, scale *tensor.View, slots []int32) {
 	t := appending{read(rows), read(cache), cache.Shape[1], cache.Shape[2], slots}
+	if !scale.IsZero() {
+		t.dst.scale = readScalars(scale)
+	}
 	items, share := b.runs(len(slots), rows.Shape[1]*rows.Shape[2])
 	if share {
 		b.pool.do(&job{}, &appending{t.src, t.dst, t.size, t.heads, slots}, items)
@@ -62,8 +65,12 @@ func (t *appending) item(_ int, i int64) {
 			continue
 		}
 		to, from := t.dst.offset+s/t.size*t.dst.row+s%t.size*t.dst.slot, t.src.offset+int64(k)*t.src.row
-		for range t.heads {
-			move(&t.dst, to, &t.src, from)
+		for h := range t.heads {
+			if t.dst.b8 != nil && t.src.dtype != t.dst.dtype {
+				quantize(&t.dst, to, &t.src, from, h)
+			} else {
+				move(&t.dst, to, &t.src, from)
+			}
 			to, from = to+t.dst.head, from+t.src.head
 		}
 	}
@@ -75,6 +82,8 @@ func move(dst *reader, to int64, src *reader, from int64) {
 	switch {
 	case dst.dtype == src.dtype && src.f32 != nil:
 		copyStrided(dst.f32[to:], src.f32[from:], dst.dim, src.dim, src.n)
+	case dst.dtype == src.dtype && src.b8 != nil:
+		copyStrided(dst.b8[to:], src.b8[from:], dst.dim, src.dim, src.n)
 	case dst.dtype == src.dtype:
 		copyStrided(dst.bits[to:], src.bits[from:], dst.dim, src.dim, src.n)
 	case dst.dim == 1 && src.dim == 1 && dst.f32 != nil:
@@ -93,7 +102,7 @@ func move(dst *reader, to int64, src *reader, from int64) {
 	}
 }
 
-func copyStrided[T float32 | uint16](dst, src []T, dstStride, srcStride int64, n int) {
+func copyStrided[T float32 | uint16 | uint8](dst, src []T, dstStride, srcStride int64, n int) {
 	if dstStride == 1 && srcStride == 1 {
 		copy(dst[:n], src[:n])
 		return

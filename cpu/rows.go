@@ -96,10 +96,36 @@ func (sc *scratch) scoreRows(a *attention) (scale []float32) {
 				sc.dotRows(a, sc.raw, v)
 				ready = true
 			}
-			sc.modify(a, term, 0, vec.Stride, 1)
+			sc.takeRows(a, term)
 		}
 	}
 	return ones[:sc.rows]
+}
+
+// takeRows turns products into scores where a term is visible.
+func (sc *scratch) takeRows(a *attention, term int) {
+	for r, w := range sc.words(term)[:sc.rows] {
+		if w == 0 {
+			continue
+		}
+		at, s := r*vec.Stride, sc.s[r*vec.Stride:][:vec.Stride]
+		if sc.grad.th != nil { // the gradient wants the hyperbolic tangent too
+			t, head := sc.row(a, r)
+			for scale := sc.scale[term*sc.stride+r]; w != 0; w &= w - 1 {
+				j := lowest(w)
+				s[j], sc.grad.th[at+j] = a.score.at(sc.raw[at+j], scale, head, sc.seq.i0+t, sc.j0+int64(j), sc.seq.keyOffset)
+			}
+			continue
+		}
+		scores := sc.modifyRow(a, term, r)
+		if w == sc.any[r] {
+			copy(s, scores)
+			continue
+		}
+		for ; w != 0; w &= w - 1 {
+			s[lowest(w)] = scores[lowest(w)]
+		}
+	}
 }
 
 // dotRows sets s to the products of the rows with the keys of the tile.

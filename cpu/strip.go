@@ -139,32 +139,11 @@ func (sc *scratch) mixStrip(a *attention, x, lo, hi int) {
 				sc.dotStrip(a, sc.raw, v, x, lo, hi)
 				ready = true
 			}
+			raw, scale := sc.raw[lo*vec.Lanes:], sc.scale[term*sc.stride+x*vec.Lanes:]
 			if a.score.perKey {
-				sc.modify(a, term, x*vec.Lanes, 1, vec.Lanes)
-				continue
+				raw, scale = sc.modifyStrip(a, term, x, lo, hi), ones[:]
 			}
-			vec.Take(s, sc.raw[lo*vec.Lanes:], hi-lo, sc.scale[term*sc.stride+x*vec.Lanes:], sc.lanes(term)[lo:hi])
-		}
-	}
-}
-
-// modify turns products into scores where a term is visible, one by one. Row
-// first+i of the block has its product with key j at i·row + j·key.
-func (sc *scratch) modify(a *attention, term, first, row, key int) {
-	for i, w := range sc.words(term) {
-		if w == 0 {
-			continue
-		}
-		t, head := sc.row(a, first+i)
-		scale := sc.scale[term*sc.stride+first+i]
-		for ; w != 0; w &= w - 1 {
-			j := lowest(w)
-			at := i*row + j*key
-			var th float32
-			sc.s[at], th = a.score.at(sc.raw[at], scale, head, sc.seq.i0+t, sc.j0+int64(j), sc.seq.keyOffset)
-			if sc.grad.th != nil && !sc.wide {
-				sc.grad.th[at] = th
-			}
+			vec.Take(s, raw, hi-lo, scale, sc.lanes(term)[lo:hi])
 		}
 	}
 }

@@ -10,7 +10,23 @@ type Args struct {
 	Out   tensor.View // [tokens, Heads, ValueDim] Spec.DType
 	LSE   tensor.View // [tokens, Heads] F32, optional: natural log of the sum of exponentials
 
+	// Scales of FP8 keys and values, optional: a value is f32(q)·scale of its head.
+	KeyScale, ValueScale tensor.View // [KVHeads] F32
+
+	CodedKey, CodedValue CodedPages // with Spec.Codec
+
 	ScoreArgs
+}
+
+// CodedPages are the keys or the values of coded pages. A code stands for
+// f32(code)·Scale + Zero of its group. The last dimension of each tensor has
+// stride 1.
+type CodedPages struct {
+	Codes tensor.View // [pages, PageSize, KVHeads, Codec.RowBytes(dim)] U8
+
+	// F16, of keys [pages, KVHeads, HeadDim]: a group is a channel of a page;
+	// of values [pages, PageSize, KVHeads, ValueDim/ValueGroup].
+	Scale, Zero tensor.View
 }
 
 // ScoreArgs are the tables of the score modifications of Spec.Scores, all F32
@@ -38,11 +54,27 @@ type BackwardArgs struct {
 }
 
 // AppendArgs stores rows of Key and Value in the slots of a paged cache,
-// rounding to its element type. A slot of −1 drops the row.
+// rounding to its element type. A slot of −1 drops the row. Rows of the cache's
+// own type are stored bit for bit, and then have no scale.
 type AppendArgs struct {
 	Key, Value           tensor.View // [tokens, KVHeads, dim]
 	KeyCache, ValueCache tensor.View // [pages, PageSize, KVHeads, dim]
+	KeyScale, ValueScale tensor.View // [KVHeads] F32, optional, of FP8 caches: rule 12
 	Slots                []int32     // [tokens] page·PageSize + offset, each at most once
+}
+
+// EncodeArgs codes plain pages of a layer: page Src[i] of Key and Value becomes
+// page Dst[i] of CodedKey and CodedValue, by rule 13. A page is read whole. One
+// whose values a group cannot hold (a NaN, an infinity, a zero or a scale that
+// is no finite F16) is not coded: Encoded[i] becomes false, and page Dst[i]
+// holds anything. On an error nothing is written.
+type EncodeArgs struct {
+	Codec                Codec
+	Key, Value           tensor.View // [pages, PageSize, KVHeads, dim]
+	KeyScale, ValueScale tensor.View // [KVHeads] F32, optional, of FP8 pages
+	CodedKey, CodedValue CodedPages
+	Src, Dst             []int32 // a target comes once
+	Encoded              []bool  // [len(Src)], output
 }
 
 // CopyArgs copies whole pages within a cache tensor.

@@ -75,10 +75,16 @@ type Positions struct {
 
 // BlockTable names the pages of sequence s: Indices[Indptr[s]:Indptr[s+1]].
 // Key j of the sequence lies in slot page·PageSize + j mod PageSize of its
-// page ⌊j/PageSize⌋.
+// page ⌊j/PageSize⌋. Where Coded[i] is set, Indices[i] names a page of
+// Args.CodedKey and Args.CodedValue, elsewhere one of Key and Value. Any page
+// of a sequence may be either, its last one too. An empty Coded: all are plain.
 type BlockTable struct {
 	Indptr, Indices []int32
+	Coded           []bool // [len(Indices)], with Spec.Codec
 }
+
+// IsCoded reports whether Indices[i] names a coded page.
+func (t *BlockTable) IsCoded(i int) bool { return len(t.Coded) > 0 && t.Coded[i] }
 
 // TreeMask restricts the last keys of a sequence, those of its own query
 // tokens, as speculative decoding of a token tree needs: query r of the

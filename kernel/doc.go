@@ -46,7 +46,9 @@
 //     kept: fused multiply-add, add, subtract, multiply, divide, max,
 //     conversion. A product that feeds an add is rounded first unless an FMA
 //     is written.
-//  2. F16 and BF16 inputs widen exactly.
+//  2. F16, BF16 and FP8 inputs widen exactly. With a scale an FP8 key or value
+//     is f32(q)·scale of its head, one of a coded page f32(code)·scale + zero
+//     of its group: one rounding, before anything else, rotation included.
 //  3. Rotation tables come from Rotation.Fill. A pair (x, y) turns to
 //     x' = fma(x, cos, −(y·sin)), y' = fma(y, cos, x·sin); PreRoPE keys turn
 //     in float32 after widening and are not rounded to KVDType.
@@ -79,6 +81,22 @@
 //     dK' = fma(q', g, ·), dV = fma(dO, p, ·). dK' too is kept by Term and the
 //     Terms added in order, turned back first where keys are PreRoPE.
 //  11. Of a NaN only that it is one is promised, not its payload.
+//  12. FP8 is stored as RNE8(x·r), with r = 1/scale of the head rounded once, x
+//     widened, the product rounded to float32; without a scale as RNE8(x). RNE8
+//     rounds to nearest even and saturates: what is above the largest number,
+//     an infinity included, becomes the largest of its sign. NaN stays NaN. A
+//     scale is positive, and it and 1/scale are normal; of others only that
+//     these operations are done is promised.
+//  13. A group of a page to be coded, of values x as rule 2 widens them, has
+//     lo = min x + 0, hi = max x + 0 (−0 becomes +0), scale = F16((hi − lo)/n)
+//     with n = 255 or 15, zero = F16(lo): subtraction and division in float32,
+//     F16 to nearest even. Of a key a group is one feature of a head over all
+//     slots of a page, of a value ValueGroup neighbouring features of one row.
+//     Where x is no number, or scale or zero no finite F16, in any group, the
+//     page is not coded.
+//  14. A code is RNE(clamp((x − zero)/scale, 0, n)), with scale and zero widened
+//     from F16, and 0 where scale is 0. In f32(code)·scale + zero the product
+//     is exact: whether the sum is fused does not matter.
 //
 // The Fast policy of a backend may take any order; see Policy.
 //
@@ -95,6 +113,7 @@
 //	AppendArgs.Slots, −1 drops  –                    –                         slot_mapping, PAD_SLOT_ID −1
 //	Scale, SoftCap              softmax_scale, softcap sm_scale, logits_soft_cap scale, logits_soft_cap
 //	window of W keys            window_size (W−1, 0) window_left W−1           sliding_window W
+//	KeyScale, ValueScale        k_descale, v_descale k_scale, v_scale         k_scale, v_scale
 //	LSE (natural)               softmax_lse (natural) lse (base 2)             softmax_lse (natural)
 //	SinkLogit                   learnable_sink       sink                      sinks
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –

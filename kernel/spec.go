@@ -79,8 +79,11 @@ type Spec struct {
 	ValueDim int // features of Value and Out, 1 to MaxHeadDim
 
 	DType    tensor.DType // of Query and Out
-	KVDType  tensor.DType // of Key and Value
+	KVDType  tensor.DType // of Key and Value, FP8 included
 	PageSize int          // tokens a page; 0: Key and Value are contiguous
+
+	Codec      Codec // of coded pages, which may stand beside plain ones; paged only
+	ValueGroup int   // with Codec: features of a value that share a scale, a divisor of ValueDim
 
 	Terms        int          // 1 to MaxTerms
 	RotaryDim    int          // features rotated, even; 0: none

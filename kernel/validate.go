@@ -28,8 +28,8 @@ func (s *Spec) Problems() []string {
 	}
 	say(s.HeadDim >= 1 && s.HeadDim <= MaxHeadDim, "HeadDim %d, want 1 to %d", s.HeadDim, MaxHeadDim)
 	say(s.ValueDim >= 1 && s.ValueDim <= MaxHeadDim, "ValueDim %d, want 1 to %d", s.ValueDim, MaxHeadDim)
-	say(s.DType.Valid(), "DType %v, want f32, f16 or bf16", s.DType)
-	say(s.KVDType.Valid(), "KVDType %v, want f32, f16 or bf16", s.KVDType)
+	say(wide(s.DType), "DType %v, want f32, f16 or bf16", s.DType)
+	say(stored(s.KVDType), "KVDType %v, want f32, f16, bf16, f8e4m3 or f8e5m2", s.KVDType)
 	say(s.PageSize >= 0 && s.PageSize <= math.MaxInt32, "PageSize %d, want 0 (contiguous) or more", s.PageSize)
 	say(s.Terms >= 1 && s.Terms <= MaxTerms, "%d terms, want 1 to %d", s.Terms, MaxTerms)
 	say(s.RotaryDim >= 0 && s.RotaryDim%2 == 0 && s.RotaryDim <= max(s.HeadDim, 0), "RotaryDim %d, want even and at most HeadDim %d", s.RotaryDim, s.HeadDim)
@@ -42,6 +42,8 @@ func (s *Spec) Problems() []string {
 	if s.Scores&ScoreSoftCap != 0 {
 		say(s.SoftCap > 0 && !math.IsInf(s.SoftCap, 0), "SoftCap %v, want positive and finite", s.SoftCap)
 	}
+	s.codecProblems(say)
+	say(!s.Backward || !s.KVDType.Float8(), "Backward with KVDType %v, want f32, f16 or bf16", s.KVDType)
 	say(!s.Backward || s.PageSize == 0, "Backward with PageSize %d, want 0: gradients of shared pages are not defined", s.PageSize)
 	return out
 }
@@ -112,6 +114,15 @@ func (b *Batch) validatePages(s *Spec) error {
 				return &ValueError{fmt.Sprintf("Batch.Pages.Indices[%d]", k), fmt.Sprint(b.Pages.Indices[k]), "at least 0"}
 			}
 		}
+	}
+	if len(b.Pages.Coded) == 0 {
+		return nil
+	}
+	if err := lengthOf("Batch.Pages.Coded", len(b.Pages.Coded), len(b.Pages.Indices)); err != nil {
+		return err
+	}
+	if i := slices.Index(b.Pages.Coded, true); i >= 0 && s.Codec == NoCodec {
+		return &ValueError{fmt.Sprintf("Batch.Pages.Coded[%d]", i), "true", "false: Spec.Codec is none"}
 	}
 	return nil
 }
@@ -261,6 +272,12 @@ func (a *Args) Validate(s *Spec, b *Batch) error {
 	if err := s.checkKeys("Value", &a.Value, b, s.KVDType, s.ValueDim); err != nil {
 		return err
 	}
+	if err := checkScales(&a.Key, &a.KeyScale, &a.Value, &a.ValueScale, int64(s.KVHeads)); err != nil {
+		return err
+	}
+	if err := s.checkCoded(&a.CodedKey, &a.CodedValue, b); err != nil {
+		return err
+	}
 	if !a.LSE.IsZero() {
 		if err := checkView("LSE", &a.LSE, tensor.F32, tokens, int64(s.Heads)); err != nil {
 			return err
@@ -354,7 +371,7 @@ func (s *Spec) checkKeys(name string, v *tensor.View, b *Batch, dtype tensor.DTy
 			return err
 		}
 		for i, p := range b.Pages.Indices {
-			if int64(p) >= v.Shape[0] {
+			if int64(p) >= v.Shape[0] && !b.Pages.IsCoded(i) {
 				return &ValueError{fmt.Sprintf("Batch.Pages.Indices[%d]", i), fmt.Sprint(p), fmt.Sprintf("below the %d pages of %s", v.Shape[0], name)}
 			}
 		}
@@ -366,6 +383,27 @@ func (s *Spec) checkKeys(name string, v *tensor.View, b *Batch, dtype tensor.DTy
 	for i, k := range b.KeyStart {
 		if end := int64(k) + int64(b.SeqLens[i]); end > v.Shape[0] {
 			return &ShapeError{name, fmt.Sprintf("%v", v), fmt.Sprintf("at least %d rows for sequence %d", end, i)}
+		}
+	}
+	return nil
+}
+
+// checkCoded checks the coded pages of a Run, and that they hold those of b.
+func (s *Spec) checkCoded(key, value *CodedPages, b *Batch) error {
+	if s.Codec == NoCodec {
+		return nil
+	}
+	size, heads := int64(s.PageSize), int64(s.KVHeads)
+	if err := key.check(&codedKeyNames, s.Codec, size, heads, s.HeadDim, 0); err != nil {
+		return err
+	}
+	if err := value.check(&codedValueNames, s.Codec, size, heads, s.ValueDim, int64(s.ValueDim/s.ValueGroup)); err != nil {
+		return err
+	}
+	pages := min(key.Codes.Shape[0], value.Codes.Shape[0])
+	for i, p := range b.Pages.Indices {
+		if int64(p) >= pages && b.Pages.IsCoded(i) {
+			return &ValueError{fmt.Sprintf("Batch.Pages.Indices[%d]", i), fmt.Sprint(p), fmt.Sprintf("below the %d pages of CodedKey and CodedValue", pages)}
 		}
 	}
 	return nil
@@ -397,22 +435,23 @@ func (a *AppendArgs) Validate() error {
 	if a == nil {
 		return absent("AppendArgs")
 	}
+	if err := checkCaches("KeyCache", &a.KeyCache, "ValueCache", &a.ValueCache); err != nil {
+		return err
+	}
 	tokens := int64(len(a.Slots))
 	for _, c := range [...]struct {
-		name, cacheName string
-		row, cache      *tensor.View
-	}{{"Key", "KeyCache", &a.Key, &a.KeyCache}, {"Value", "ValueCache", &a.Value, &a.ValueCache}} {
-		if err := checkView(c.cacheName, c.cache, c.cache.DType, c.cache.Shape[0], c.cache.Shape[1], c.cache.Shape[2], c.cache.Shape[3]); err != nil {
-			return err
-		}
+		name              string
+		row, cache, scale *tensor.View
+	}{{"Key", &a.Key, &a.KeyCache, &a.KeyScale}, {"Value", &a.Value, &a.ValueCache, &a.ValueScale}} {
 		if err := checkView(c.name, c.row, c.row.DType, tokens, c.cache.Shape[2], c.cache.Shape[3]); err != nil {
 			return err
 		}
-	}
-	for d := range 3 {
-		if a.KeyCache.Shape[d] != a.ValueCache.Shape[d] {
-			return &ShapeError{"ValueCache", a.ValueCache.String(), "pages, page size and heads of KeyCache " + a.KeyCache.String()}
+		if !wide(c.row.DType) && (c.row.DType != c.cache.DType || !c.scale.IsZero()) {
+			return &ShapeError{c.name, c.row.String(), "f32, f16 or bf16, or the type of its cache and no scale"}
 		}
+	}
+	if err := checkScales(&a.KeyCache, &a.KeyScale, &a.ValueCache, &a.ValueScale, a.KeyCache.Shape[2]); err != nil {
+		return err
 	}
 	slots := a.KeyCache.Shape[0] * a.KeyCache.Shape[1]
 	for i, s := range a.Slots {
@@ -462,6 +501,9 @@ func (a *RotateArgs) Validate() error {
 	if err := checkView("X", &a.X, a.X.DType, int64(len(a.Rows)), a.X.Shape[1], a.X.Shape[2]); err != nil {
 		return err
 	}
+	if !wide(a.X.DType) {
+		return &ShapeError{"X", a.X.String(), "f32, f16 or bf16"}
+	}
 	if a.Dim < 2 || a.Dim%2 != 0 || int64(a.Dim) > a.X.Shape[2] {
 		return &ValueError{"Dim", fmt.Sprint(a.Dim), fmt.Sprintf("even, 2 to %d", a.X.Shape[2])}
 	}
@@ -495,6 +537,9 @@ func (a *MergeArgs) Validate() error {
 	}{{"Out", &a.Out}, {"OutA", &a.OutA}, {"OutB", &a.OutB}} {
 		if err := checkView(v.name, v.view, v.view.DType, o.Shape[0], o.Shape[1], o.Shape[2]); err != nil {
 			return err
+		}
+		if !wide(v.view.DType) {
+			return &ShapeError{v.name, v.view.String(), "f32, f16 or bf16"}
 		}
 	}
 	for _, v := range [...]struct {

@@ -76,6 +76,7 @@ func (b *hostBackend) CopyPages(a *kernel.CopyArgs) error {
 	return nil
 }
 
+func (*hostBackend) EncodePages(*kernel.EncodeArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) Attention(kernel.Spec) (kernel.Attention, error) {
 	return nil, errors.ErrUnsupported
 }

@@ -2,19 +2,39 @@ package tensor
 
 import "math"
 
-// ToF32 widens the bits of a 16-bit element, exactly. Of a NaN the sign and
-// the payload are kept.
+// ToF32 widens the bits of an element of 16 bits, or of 8 in the low byte,
+// exactly. Of a NaN the sign and the payload are kept.
 func (d DType) ToF32(bits uint16) float32 {
-	if d == BF16 {
+	switch d {
+	case BF16:
 		return BF16ToF32(bits)
+	case F8E4M3:
+		return F8E4M3ToF32(uint8(bits))
+	case F8E5M2:
+		return F16ToF32(bits << 8)
+	case U8:
+		return float32(uint8(bits))
 	}
 	return F16ToF32(bits)
 }
 
-// FromF32 rounds x to a 16-bit type, to nearest, ties to even.
+// FromF32 rounds x to a type of 16 or 8 bits, to nearest, ties to even. What
+// is out of range becomes an infinity in F16 and BF16, and the largest number
+// of its sign in FP8; see F32ToF8E4M3. To U8 it clamps to 0 to 255, and makes
+// NaN 0.
 func (d DType) FromF32(x float32) uint16 {
-	if d == BF16 {
+	switch d {
+	case BF16:
 		return F32ToBF16(x)
+	case F8E4M3:
+		return uint16(F32ToF8E4M3(x))
+	case F8E5M2:
+		return uint16(F32ToF8E5M2(x))
+	case U8:
+		if !(x > 0) {
+			return 0
+		}
+		return uint16(math.RoundToEven(float64(min(x, 255))))
 	}
 	return F32ToF16(x)
 }

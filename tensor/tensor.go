@@ -13,9 +13,12 @@ type DType uint8
 
 // The element types. The zero DType is invalid.
 const (
-	F32  DType = iota + 1 // IEEE 754 binary32
-	F16                   // IEEE 754 binary16
-	BF16                  // bfloat16: the upper half of a binary32
+	F32    DType = iota + 1 // IEEE 754 binary32
+	F16                     // IEEE 754 binary16
+	BF16                    // bfloat16: the upper half of a binary32
+	F8E4M3                  // OCP FP8 E4M3 ("fn"): no infinity, NaN is 0x7f and 0xff, largest 448
+	F8E5M2                  // OCP FP8 E5M2: the upper half of a binary16, largest 57344
+	U8                      // integers 0 to 255: codes
 )
 
 // Size is the number of bytes of one element.
@@ -25,12 +28,17 @@ func (d DType) Size() int64 {
 		return 4
 	case F16, BF16:
 		return 2
+	case F8E4M3, F8E5M2, U8:
+		return 1
 	}
 	return 0
 }
 
 // Valid reports whether d is one of the element types above.
-func (d DType) Valid() bool { return d >= F32 && d <= BF16 }
+func (d DType) Valid() bool { return d >= F32 && d <= U8 }
+
+// Float8 reports whether d is one of the FP8 types.
+func (d DType) Float8() bool { return d == F8E4M3 || d == F8E5M2 }
 
 func (d DType) String() string {
 	switch d {
@@ -40,6 +48,12 @@ func (d DType) String() string {
 		return "f16"
 	case BF16:
 		return "bf16"
+	case F8E4M3:
+		return "f8e4m3"
+	case F8E5M2:
+		return "f8e5m2"
+	case U8:
+		return "u8"
 	}
 	return fmt.Sprintf("DType(%d)", uint8(d))
 }
@@ -118,6 +132,11 @@ func FromBits(dtype DType, data []uint16, shape ...int64) View {
 	return from(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(data))), 2*len(data)), dtype, len(data), shape)
 }
 
+// FromBytes is FromF32 for the bytes of FP8 or U8 elements.
+func FromBytes(dtype DType, data []byte, shape ...int64) View {
+	return from(data, dtype, len(data), shape)
+}
+
 func from(b []byte, dtype DType, n int, shape []int64) View {
 	if len(shape) == 0 {
 		shape = []int64{int64(n)}
@@ -165,7 +184,7 @@ func (v *View) Check() error {
 	case v.Buf == nil:
 		return fmt.Errorf("tensor: view has no buffer")
 	case !v.DType.Valid():
-		return fmt.Errorf("tensor: %v is no element type (have f32, f16, bf16)", v.DType)
+		return fmt.Errorf("tensor: %v is no element type (have f32, f16, bf16, f8e4m3, f8e5m2, u8)", v.DType)
 	case v.Rank < 0 || v.Rank > MaxRank:
 		return fmt.Errorf("tensor: rank %d, want 0 to %d", v.Rank, MaxRank)
 	case v.Offset < 0:
@@ -218,11 +237,22 @@ func (v *View) Bits() []uint16 {
 	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/2)
 }
 
+// Bits8 returns the whole buffer of a host view of 8-bit elements.
+func (v *View) Bits8() []uint8 {
+	if v.DType.Size() != 1 {
+		return nil
+	}
+	return v.Bytes()
+}
+
 // At reads one element of a host view, widened to float32.
 func (v *View) At(index ...int64) float32 {
 	i := v.at(index)
-	if v.DType == F32 {
+	switch v.DType.Size() {
+	case 4:
 		return v.F32s()[i]
+	case 1:
+		return v.DType.ToF32(uint16(v.Bits8()[i]))
 	}
 	return v.DType.ToF32(v.Bits()[i])
 }
@@ -230,11 +260,14 @@ func (v *View) At(index ...int64) float32 {
 // Set writes one element of a host view, rounded to its type.
 func (v *View) Set(x float32, index ...int64) {
 	i := v.at(index)
-	if v.DType == F32 {
+	switch v.DType.Size() {
+	case 4:
 		v.F32s()[i] = x
-		return
+	case 1:
+		v.Bits8()[i] = uint8(v.DType.FromF32(x))
+	default:
+		v.Bits()[i] = v.DType.FromF32(x)
 	}
-	v.Bits()[i] = v.DType.FromF32(x)
 }
 
 func (v *View) at(index []int64) int64 {

@@ -25,6 +25,7 @@ var table = sync.OnceValue(func() []Case {
 	t.rotations()
 	t.positions()
 	t.extremes()
+	t.formats()
 	t.gradients()
 	t.identities()
 	t.operations()
@@ -34,7 +35,7 @@ var table = sync.OnceValue(func() []Case {
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "identity", "append", "copy", "rotate", "merge", "errors"}
+var ops = []string{"attention", "backward", "identity", "append", "encode", "copy", "rotate", "merge", "errors"}
 
 type builder struct{ cases []Case }
 

@@ -3,7 +3,9 @@ package kerneltest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -21,7 +23,7 @@ type setting struct {
 }
 
 // newSetting is a Batch of two sequences, of 2 queries and 5 keys, and 1 and 3.
-func newSetting(m *memory, pageSize int) (*setting, error) {
+func newSetting(m *memory, pageSize int, codec kernel.Codec) (*setting, error) {
 	const tokens, keys = 3, 8
 	s := &setting{memory: m, blocks: map[string]*block{}}
 	s.spec = kernel.Spec{Heads: 2, KVHeads: 1, HeadDim: 4, ValueDim: 6, DType: tensor.F32, KVDType: tensor.F32, PageSize: pageSize,
@@ -43,6 +45,11 @@ func newSetting(m *memory, pageSize int) (*setting, error) {
 		s.batch.Pages = kernel.BlockTable{Indptr: []int32{0, 3, 5}, Indices: []int32{4, 0, 2, 1, 3}}
 		key, value = []int64{5, int64(pageSize), 1, 4}, []int64{5, int64(pageSize), 1, 6}
 	}
+	if codec != kernel.NoCodec {
+		if err := s.code(codec); err != nil {
+			return nil, err
+		}
+	}
 	for _, v := range []struct {
 		name   string
 		view   *tensor.View
@@ -54,6 +61,9 @@ func newSetting(m *memory, pageSize int) (*setting, error) {
 		{"DOut", &s.grads.DOut, false, []int64{tokens, 2, 6}}, {"DQuery", &s.grads.DQuery, true, []int64{tokens, 2, 4}},
 		{"DKey", &s.grads.DKey, true, key}, {"DValue", &s.grads.DValue, true, value},
 	} {
+		if !v.view.IsZero() { // keys and values of few bits
+			continue
+		}
 		b, _, err := m.filled(v.name, tensor.F32, Layout{}, v.output, 1, v.shape...)
 		if err != nil {
 			return nil, err
@@ -67,16 +77,61 @@ func newSetting(m *memory, pageSize int) (*setting, error) {
 	return s, nil
 }
 
+// code makes FP8 plain pages with scales of those there are, and codes two
+// pages beside them.
+func (s *setting) code(codec kernel.Codec) error {
+	s.spec.Codec, s.spec.ValueGroup, s.spec.KVDType = codec, 3, tensor.F8E4M3
+	s.batch.Pages.Coded = []bool{false, false, true, true, false}
+	s.batch.Pages.Indices = []int32{4, 0, 1, 0, 3}
+	size := int64(s.spec.PageSize)
+	for _, v := range []struct {
+		name  string
+		dtype tensor.DType
+		view  *tensor.View
+		shape []int64
+	}{
+		{"Key", tensor.F8E4M3, &s.args.Key, []int64{5, size, 1, 4}}, {"Value", tensor.F8E4M3, &s.args.Value, []int64{5, size, 1, 6}},
+		{"KeyScale", tensor.F32, &s.args.KeyScale, []int64{1}}, {"ValueScale", tensor.F32, &s.args.ValueScale, []int64{1}},
+		{"CodedKey.Codes", tensor.U8, &s.args.CodedKey.Codes, []int64{2, size, 1, 4}},
+		{"CodedKey.Scale", tensor.F16, &s.args.CodedKey.Scale, []int64{2, 1, 4}},
+		{"CodedKey.Zero", tensor.F16, &s.args.CodedKey.Zero, []int64{2, 1, 4}},
+		{"CodedValue.Codes", tensor.U8, &s.args.CodedValue.Codes, []int64{2, size, 1, 6}},
+		{"CodedValue.Scale", tensor.F16, &s.args.CodedValue.Scale, []int64{2, size, 1, 2}},
+		{"CodedValue.Zero", tensor.F16, &s.args.CodedValue.Zero, []int64{2, size, 1, 2}},
+	} {
+		b, err := s.put(v.name, v.dtype, Layout{}, false, true, v.shape...)
+		if err != nil {
+			return err
+		}
+		b.fill(make([]float32, b.view.Len()))
+		if *v.view, err = s.hand(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// codedViews are the views of a setting with a codec, by name.
+func (s *setting) codedViews() map[string]*tensor.View {
+	k, v := &s.args.CodedKey, &s.args.CodedValue
+	return map[string]*tensor.View{
+		"Key": &s.args.Key, "Value": &s.args.Value, "KeyScale": &s.args.KeyScale, "ValueScale": &s.args.ValueScale,
+		"CodedKey.Codes": &k.Codes, "CodedKey.Scale": &k.Scale, "CodedKey.Zero": &k.Zero,
+		"CodedValue.Codes": &v.Codes, "CodedValue.Scale": &v.Scale, "CodedValue.Zero": &v.Zero,
+	}
+}
+
 // fault spoils one thing.
 type fault struct {
 	name  string
 	page  int // PageSize
+	codec kernel.Codec
 	spoil func(s *setting)
 }
 
 func specFaults() []fault {
 	set := func(name string, f func(*kernel.Spec)) fault {
-		return fault{name, 0, func(s *setting) { f(&s.spec) }}
+		return fault{name: name, spoil: func(s *setting) { f(&s.spec) }}
 	}
 	return []fault{
 		set("no-heads", func(s *kernel.Spec) { s.Heads = 0 }),
@@ -102,15 +157,30 @@ func specFaults() []fault {
 		set("scale-infinite", func(s *kernel.Spec) { s.Scale = math.Inf(1) }),
 		set("softcap-0", func(s *kernel.Spec) { s.Scores = kernel.ScoreSoftCap }),
 		set("backward-of-pages", func(s *kernel.Spec) { s.PageSize = 2 }),
+		set("dtype-f8", func(s *kernel.Spec) { s.DType = tensor.F8E4M3 }),
+		set("dtype-u8", func(s *kernel.Spec) { s.DType = tensor.U8 }),
+		set("kvdtype-u8", func(s *kernel.Spec) { s.KVDType = tensor.U8 }),
+		set("backward-of-f8", func(s *kernel.Spec) { s.KVDType = tensor.F8E5M2 }),
+		set("codec", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, 3, 3 }),
+		set("codec-contiguous", func(s *kernel.Spec) { s.Backward, s.Codec, s.ValueGroup = false, kernel.Int8, 3 }),
+		set("codec-backward", func(s *kernel.Spec) { s.PageSize, s.Codec, s.ValueGroup = 2, kernel.Int8, 3 }),
+		set("codec-int4-dims", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, kernel.Int4, 3 }),
+		set("valuegroup-0", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec = 2, false, kernel.Int8 }),
+		set("valuegroup-negative", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, kernel.Int8, -3 }),
+		set("valuegroup-does-not-divide", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, kernel.Int8, 4 }),
+		set("valuegroup-without-codec", func(s *kernel.Spec) { s.ValueGroup = 3 }),
 	}
 }
 
 func batchFaults() []fault {
 	set := func(name string, f func(*kernel.Batch)) fault {
-		return fault{name, 0, func(s *setting) { f(&s.batch) }}
+		return fault{name: name, spoil: func(s *setting) { f(&s.batch) }}
 	}
 	pages := func(name string, f func(*kernel.Batch)) fault {
-		return fault{"pages/" + name, 2, func(s *setting) { f(&s.batch) }}
+		return fault{name: "pages/" + name, page: 2, spoil: func(s *setting) { f(&s.batch) }}
+	}
+	coded := func(name string, f func(*kernel.Batch)) fault {
+		return fault{name: "coded/" + name, page: 2, codec: kernel.Int8, spoil: func(s *setting) { f(&s.batch) }}
 	}
 	return []fault{
 		set("zero", func(b *kernel.Batch) { *b = kernel.Batch{} }),
@@ -158,6 +228,12 @@ func batchFaults() []fault {
 		pages("index-negative", func(b *kernel.Batch) { b.Pages.Indices[1] = -1 }),
 		pages("index-too-large", func(b *kernel.Batch) { b.Pages.Indices[1] = 5 }),
 		pages("zero", func(b *kernel.Batch) { b.Pages = kernel.BlockTable{} }),
+		pages("coded-without-codec", func(b *kernel.Batch) { b.Pages.Coded = []bool{false, false, true, false, false} }),
+		coded("flags-short", func(b *kernel.Batch) { b.Pages.Coded = b.Pages.Coded[:4] }),
+		coded("flags-long", func(b *kernel.Batch) { b.Pages.Coded = append(b.Pages.Coded, false) }),
+		coded("index-negative", func(b *kernel.Batch) { b.Pages.Indices[2] = -1 }),
+		coded("index-too-large", func(b *kernel.Batch) { b.Pages.Indices[2] = 2 }),
+		coded("plain-index-too-large", func(b *kernel.Batch) { b.Pages.Indices[0] = 5 }),
 	}
 }
 
@@ -194,16 +270,33 @@ func (t *builder) errors() {
 		kind := map[int]string{0: "contiguous", 2: "paged"}[page]
 		for i, name := range []string{"Query", "Key", "Value", "Out", "LSE"} {
 			e("run/"+kind+"/"+name, func(t *trial) {
-				t.spoiledViews(page, func(s *setting) *tensor.View {
+				t.spoiledViews(page, kernel.NoCodec, func(s *setting) *tensor.View {
 					return []*tensor.View{&s.args.Query, &s.args.Key, &s.args.Value, &s.args.Out, &s.args.LSE}[i]
 				}, atRun)
 			})
 		}
-		e("valid/"+kind, func(t *trial) { t.valid(page) })
+		e("valid/"+kind, func(t *trial) { t.valid(page, kernel.NoCodec) })
 	}
+	e("valid/coded", func(t *trial) { t.valid(2, kernel.Int8) })
+	for _, name := range slices.Sorted(maps.Keys(new(setting).codedViews())) {
+		e("run/coded/"+name, func(t *trial) {
+			t.spoiledViews(2, kernel.Int8, func(s *setting) *tensor.View { return s.codedViews()[name] }, atRun)
+		})
+	}
+	e("run/coded/features-apart", func(t *trial) {
+		for _, name := range []string{"CodedKey.Codes", "CodedKey.Scale", "CodedKey.Zero", "CodedValue.Codes", "CodedValue.Scale", "CodedValue.Zero"} {
+			t.spoiled(fault{name: name, page: 2, codec: kernel.Int8, spoil: func(s *setting) {
+				v := s.codedViews()[name]
+				v.Stride[v.Rank-1] = 0
+			}}, atRun)
+		}
+	})
+	e("run/scale-of-f32", func(t *trial) {
+		t.spoiled(fault{name: "KeyScale", page: 2, spoil: func(s *setting) { s.args.KeyScale = tensor.New(tensor.F32, 1) }}, atRun)
+	})
 	for i, name := range []string{"Query", "Key", "Value", "Out", "LSE", "DOut", "DQuery", "DKey", "DValue"} {
 		e("backward/"+name, func(t *trial) {
-			t.spoiledViews(0, func(s *setting) *tensor.View {
+			t.spoiledViews(0, kernel.NoCodec, func(s *setting) *tensor.View {
 				g := &s.grads
 				return []*tensor.View{&g.Query, &g.Key, &g.Value, &g.Out, &g.LSE, &g.DOut, &g.DQuery, &g.DKey, &g.DValue}[i]
 			}, atBackward)
@@ -252,7 +345,7 @@ func (t *trial) call(s *setting, last stage) (stage, error) {
 
 func (t *trial) spoiled(f fault, last stage) {
 	t.with(func(m *memory) error {
-		s, err := newSetting(m, f.page)
+		s, err := newSetting(m, f.page, f.codec)
 		if err != nil {
 			return err
 		}
@@ -279,10 +372,14 @@ func (t *trial) spoiled(f fault, last stage) {
 	})
 }
 
-func (t *trial) spoiledViews(page int, view func(*setting) *tensor.View, last stage) {
+func (t *trial) spoiledViews(page int, codec kernel.Codec, view func(*setting) *tensor.View, last stage) {
 	for _, f := range viewFaults {
-		t.spoiled(fault{f.name, page, func(s *setting) {
+		t.spoiled(fault{f.name, page, codec, func(s *setting) {
 			v := view(s)
+			if scale := v == &s.args.KeyScale || v == &s.args.ValueScale; scale && (f.name == "missing" || f.name == "heads" || f.name == "stride-beyond-buffer" || f.name == "stride-overflows") {
+				v.Shape[0]++ // optional, and of one dimension and element
+				return
+			}
 			if optional := v == &s.args.LSE && last == atRun; optional && (f.name == "missing" || f.name == "without-buffer") {
 				v = &s.args.Out
 			}
@@ -297,9 +394,9 @@ func (t *trial) spoiledViews(page int, view func(*setting) *tensor.View, last st
 
 // valid: what the faults spoil is right to begin with, and an empty Batch is
 // no fault.
-func (t *trial) valid(page int) {
+func (t *trial) valid(page int, codec kernel.Codec) {
 	t.with(func(m *memory) error {
-		s, err := newSetting(m, page)
+		s, err := newSetting(m, page, codec)
 		if err != nil {
 			return err
 		}
@@ -312,7 +409,7 @@ func (t *trial) valid(page int) {
 		}
 		s.batch = kernel.Batch{QueryStart: []int32{0}, Terms: s.batch.Terms, Rotary: s.batch.Rotary, Blocks: kernel.BlockSparse{QueryBlock: 1, KeyBlock: 1}}
 		if page > 0 {
-			s.batch.Pages.Indptr = []int32{0}
+			s.batch.Pages = kernel.BlockTable{Indptr: []int32{0}}
 		}
 		for _, v := range []*tensor.View{&s.args.Query, &s.args.Out, &s.args.LSE} {
 			v.Shape[0] = 0
@@ -327,7 +424,7 @@ func (t *trial) valid(page int) {
 // order: Run and Backward want a Plan, and nothing works after Close.
 func (t *trial) order() {
 	t.with(func(m *memory) error {
-		s, err := newSetting(m, 0)
+		s, err := newSetting(m, 0, kernel.NoCodec)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ type operands struct {
 	copy     kernel.CopyArgs
 	rotate   kernel.RotateArgs
 	merge    kernel.MergeArgs
+	encode   kernel.EncodeArgs
 }
 
 func newOperands(m *memory) (*operands, error) {
@@ -20,12 +21,17 @@ func newOperands(m *memory) (*operands, error) {
 	table, _ := angles(4, 4)
 	o.appendKV.Slots = []int32{3, -1, 0}
 	o.copy.Src, o.copy.Dst = []int32{0, 1}, []int32{2, 3}
+	o.encode.Codec, o.encode.Src, o.encode.Dst, o.encode.Encoded = kernel.Int8, []int32{2, 0}, []int32{0, 2}, make([]bool, 2)
+	k, v := &o.encode.CodedKey, &o.encode.CodedValue
 	o.rotate = kernel.RotateArgs{Rows: []int32{0, -1, 3}, Table: table, Dim: 4}
 	for _, v := range []struct {
 		view   *tensor.View
 		output bool
 		shape  []int64
 	}{
+		{&o.encode.Key, false, []int64{3, 2, 2, 4}}, {&o.encode.Value, false, []int64{3, 2, 2, 6}},
+		{&k.Codes, true, []int64{3, 2, 2, 4}}, {&k.Scale, true, []int64{3, 2, 4}}, {&k.Zero, true, []int64{3, 2, 4}},
+		{&v.Codes, true, []int64{3, 2, 2, 6}}, {&v.Scale, true, []int64{3, 2, 2, 2}}, {&v.Zero, true, []int64{3, 2, 2, 2}},
 		{&o.appendKV.Key, false, []int64{3, 2, 4}}, {&o.appendKV.Value, false, []int64{3, 2, 6}},
 		{&o.appendKV.KeyCache, true, []int64{4, 2, 2, 4}}, {&o.appendKV.ValueCache, true, []int64{4, 2, 2, 6}},
 		{&o.copy.Cache, true, []int64{4, 2, 2, 4}}, {&o.rotate.X, true, []int64{3, 2, 6}},
@@ -33,7 +39,17 @@ func newOperands(m *memory) (*operands, error) {
 		{&o.merge.OutB, false, []int64{3, 2, 6}}, {&o.merge.LSEB, false, []int64{3, 2}},
 		{&o.merge.Out, true, []int64{3, 2, 6}}, {&o.merge.LSE, true, []int64{3, 2}},
 	} {
-		b, _, err := m.filled("operand", tensor.F32, Layout{}, v.output, 1, v.shape...)
+		dtype := tensor.F32
+		switch v.view {
+		case &k.Codes, &o.encode.CodedValue.Codes:
+			dtype = tensor.U8
+		case &k.Scale, &k.Zero, &o.encode.CodedValue.Scale, &o.encode.CodedValue.Zero:
+			dtype = tensor.F16
+		}
+		b, err := m.put("operand", dtype, Layout{}, v.output, true, v.shape...)
+		if err == nil {
+			b.fill(make([]float32, b.view.Len()))
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -52,6 +68,10 @@ var calls = []struct {
 }{
 	{"append", func(b kernel.Backend, o *operands) error { return b.AppendKV(&o.appendKV) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.appendKV.Key, &o.appendKV.Value, &o.appendKV.KeyCache, &o.appendKV.ValueCache}
+	}},
+	{"encode", func(b kernel.Backend, o *operands) error { return b.EncodePages(&o.encode) }, func(o *operands) []*tensor.View {
+		e := &o.encode
+		return []*tensor.View{&e.Key, &e.Value, &e.CodedKey.Codes, &e.CodedKey.Scale, &e.CodedKey.Zero, &e.CodedValue.Codes, &e.CodedValue.Scale, &e.CodedValue.Zero}
 	}},
 	{"copy", func(b kernel.Backend, o *operands) error { return b.CopyPages(&o.copy) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.copy.Cache}
@@ -74,6 +94,43 @@ var operandFaults = map[string][]struct {
 		{"slot-negative", func(o *operands) { o.appendKV.Slots[0] = -2 }},
 		{"slots-short", func(o *operands) { o.appendKV.Slots = o.appendKV.Slots[:2] }},
 		{"zero", func(o *operands) { o.appendKV = kernel.AppendArgs{} }},
+		{"scale-of-f32", func(o *operands) { o.appendKV.KeyScale = tensor.New(tensor.F32, 2) }},
+		{"scale-of-one-head", func(o *operands) {
+			o.appendKV.ValueCache, o.appendKV.ValueScale = tensor.New(tensor.F8E4M3, 4, 2, 2, 6), tensor.New(tensor.F32, 1)
+		}},
+		{"scale-of-f8-rows", func(o *operands) {
+			o.appendKV.Value, o.appendKV.ValueCache = tensor.New(tensor.F8E4M3, 3, 2, 6), tensor.New(tensor.F8E4M3, 4, 2, 2, 6)
+			o.appendKV.ValueScale = tensor.New(tensor.F32, 2)
+		}},
+		{"f8-rows-of-another-type", func(o *operands) {
+			o.appendKV.Value, o.appendKV.ValueCache = tensor.New(tensor.F8E5M2, 3, 2, 6), tensor.New(tensor.F8E4M3, 4, 2, 2, 6)
+		}},
+		{"u8", func(o *operands) {
+			o.appendKV.Value, o.appendKV.ValueCache = tensor.New(tensor.U8, 3, 2, 6), tensor.New(tensor.U8, 4, 2, 2, 6)
+		}},
+	},
+	"encode": {
+		{"codec-none", func(o *operands) { o.encode.Codec = kernel.NoCodec }},
+		{"codec-unknown", func(o *operands) { o.encode.Codec = 3 }},
+		{"codec-int4", func(o *operands) { o.encode.Codec = kernel.Int4 }},
+		{"source-too-large", func(o *operands) { o.encode.Src[1] = 3 }},
+		{"source-negative", func(o *operands) { o.encode.Src[1] = -1 }},
+		{"target-too-large", func(o *operands) { o.encode.Dst[1] = 3 }},
+		{"target-negative", func(o *operands) { o.encode.Dst[1] = -1 }},
+		{"target-twice", func(o *operands) { o.encode.Dst[1] = o.encode.Dst[0] }},
+		{"targets-short", func(o *operands) { o.encode.Dst = o.encode.Dst[:1] }},
+		{"results-short", func(o *operands) { o.encode.Encoded = o.encode.Encoded[:1] }},
+		{"scale-of-f32", func(o *operands) { o.encode.KeyScale = tensor.New(tensor.F32, 2) }},
+		{"codes-as-plain", func(o *operands) { o.encode.Key = tensor.New(tensor.U8, 3, 2, 2, 4) }},
+		{"groups-do-not-divide", func(o *operands) {
+			o.encode.CodedValue.Scale, o.encode.CodedValue.Zero = tensor.New(tensor.F16, 3, 2, 2, 4), tensor.New(tensor.F16, 3, 2, 2, 4)
+		}},
+		{"features-513", func(o *operands) {
+			o.encode.Key, o.encode.CodedKey = tensor.New(tensor.F32, 3, 2, 2, 513), kernel.CodedPages{
+				Codes: tensor.New(tensor.U8, 3, 2, 2, 513), Scale: tensor.New(tensor.F16, 3, 2, 513), Zero: tensor.New(tensor.F16, 3, 2, 513)}
+		}},
+		{"features-apart", func(o *operands) { o.encode.CodedKey.Codes.Stride[3] = 0 }},
+		{"zero", func(o *operands) { o.encode = kernel.EncodeArgs{} }},
 	},
 	"copy": {
 		{"source-too-large", func(o *operands) { o.copy.Src[1] = 4 }},
@@ -93,10 +150,12 @@ var operandFaults = map[string][]struct {
 		{"table-sines-short", func(o *operands) { o.rotate.Table.Sin = o.rotate.Table.Sin[:7] }},
 		{"layout", func(o *operands) { o.rotate.Layout = 7 }},
 		{"policy", func(o *operands) { o.rotate.Policy = 7 }},
+		{"f8", func(o *operands) { o.rotate.X = tensor.New(tensor.F8E4M3, 3, 2, 6) }},
 		{"zero", func(o *operands) { o.rotate = kernel.RotateArgs{} }},
 	},
 	"merge": {
 		{"policy", func(o *operands) { o.merge.Policy = 7 }},
+		{"f8", func(o *operands) { o.merge.Out = tensor.New(tensor.F8E5M2, 3, 2, 6) }},
 		{"zero", func(o *operands) { o.merge = kernel.MergeArgs{} }},
 	},
 }

@@ -17,6 +17,10 @@ func precision(d tensor.DType) (digits, least int) {
 		return 11, -14
 	case tensor.BF16:
 		return 8, -126
+	case tensor.F8E4M3:
+		return 4, -6
+	case tensor.F8E5M2:
+		return 3, -14
 	}
 	return 24, -126
 }
@@ -32,15 +36,22 @@ func unit(d tensor.DType, x float64) float64 {
 	return math.Ldexp(1, max(e-1, least)-(digits-1))
 }
 
-// round rounds to type d, to nearest, ties to even.
+// largest is the largest number of type d.
+func largest(d tensor.DType) float64 {
+	return map[tensor.DType]float64{tensor.F16: 65504, tensor.BF16: 0x1.FEp127, tensor.F32: math.MaxFloat32, tensor.F8E4M3: 448, tensor.F8E5M2: 57344}[d]
+}
+
+// round rounds to type d, to nearest, ties to even. FP8 saturates.
 func round(d tensor.DType, x float64) float64 {
+	if d.Float8() && math.Abs(x) > largest(d) {
+		return math.Copysign(largest(d), x)
+	}
 	if x == 0 || math.IsNaN(x) || math.IsInf(x, 0) {
 		return x
 	}
 	u := unit(d, x)
 	y := math.RoundToEven(x/u) * u
-	largest := map[tensor.DType]float64{tensor.F16: 65504, tensor.BF16: 0x1.FEp127, tensor.F32: math.MaxFloat32}[d]
-	if math.Abs(y) > largest {
+	if math.Abs(y) > largest(d) {
 		return math.Copysign(math.Inf(1), x)
 	}
 	return y
@@ -65,6 +76,21 @@ func encode(d tensor.DType, x float64) uint32 {
 		}
 		m, e := math.Frexp(a)
 		return sign | uint32(e-1+15)<<10 | uint32(m*0x1p11)&0x3ff
+	case tensor.F8E4M3, tensor.F8E5M2:
+		sign := f >> 24 & 0x80
+		if x != x {
+			return sign | 0x7f
+		}
+		a, u := math.Abs(x), unit(d, x)
+		digits, least := precision(d)
+		n := uint32(a / u) // units: below 2^digits
+		if a < math.Ldexp(1, least) {
+			return sign | n
+		}
+		_, e := math.Frexp(a)
+		return sign | uint32(e-1-least)<<(digits-1) + n
+	case tensor.U8:
+		return uint32(x)
 	}
 	return f
 }
@@ -85,6 +111,21 @@ func decode(d tensor.DType, bits uint32) float64 {
 			return sign * m * 0x1p-24
 		}
 		return sign * math.Ldexp(1024+m, e-25)
+	case tensor.F8E4M3, tensor.F8E5M2:
+		sign, a := 1-2*float64(bits>>7&1), bits&0x7f
+		if nan := a == 0x7f || d == tensor.F8E5M2 && a > 0x7c; nan {
+			return math.NaN()
+		} else if d == tensor.F8E5M2 && a == 0x7c {
+			return math.Inf(int(sign))
+		}
+		digits, least := precision(d)
+		if a < 1<<(digits-1) {
+			return sign * math.Ldexp(float64(a), least-(digits-1))
+		}
+		e := int(a >> (digits - 1))
+		return sign * math.Ldexp(float64(a-uint32(e-1)<<(digits-1)), least-(digits-1)+e-1)
+	case tensor.U8:
+		return float64(bits)
 	}
 	return float64(math.Float32frombits(bits))
 }
@@ -101,7 +142,7 @@ func (w *words) value(i int) float64 { return decode(w.dtype, w.bits[i]) }
 // it is one is promised.
 func (w *words) canonical(i int) uint32 {
 	if v := w.value(i); v != v {
-		return map[tensor.DType]uint32{tensor.F32: 0x7fc00000, tensor.F16: 0x7e00, tensor.BF16: 0x7fc0}[w.dtype]
+		return map[tensor.DType]uint32{tensor.F32: 0x7fc00000, tensor.F16: 0x7e00, tensor.BF16: 0x7fc0, tensor.F8E4M3: 0x7f, tensor.F8E5M2: 0x7f}[w.dtype]
 	}
 	return w.bits[i]
 }

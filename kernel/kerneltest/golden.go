@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/longctx/longctx/tensor"
 )
 
 // The golden hashes: SHA-256 of the outputs of every Exact case, the same for
@@ -49,9 +47,12 @@ func hash(all ...*words) string {
 	for _, w := range all {
 		b := make([]byte, 0, 4*len(w.bits))
 		for i := range w.bits {
-			if w.dtype == tensor.F32 {
+			switch w.dtype.Size() {
+			case 4:
 				b = binary.LittleEndian.AppendUint32(b, w.canonical(i))
-			} else {
+			case 1:
+				b = append(b, uint8(w.canonical(i)))
+			default:
 				b = binary.LittleEndian.AppendUint16(b, uint16(w.canonical(i)))
 			}
 		}

@@ -81,6 +81,11 @@ func (t *builder) identities() {
 		t.operation("identity", fmt.Sprintf("run-to-run/%d", i), func(t *trial) { p := p; t.runToRun(&p) })
 		t.operation("identity", fmt.Sprintf("at-once/%d", i), func(t *trial) { p := p; t.atOnce(&p) })
 	}
+	for i, p := range fewBits() {
+		t.identity(fmt.Sprintf("decoded/%d", i), func(t *trial) { p := p; t.decoded(&p) })
+		t.identity(fmt.Sprintf("plain-or-coded-alone/%d", i), func(t *trial) { p := p; t.sequencesAlone(&p) })
+		t.operation("identity", fmt.Sprintf("few-bits/run-to-run/%d", i), func(t *trial) { p := p; t.runToRun(&p) })
+	}
 	t.identity("key-storage", (*trial).keyStorage)
 	t.identity("backward/layout", func(t *trial) { p := withGradient(usual()[1]); t.sameLayouts(p) })
 	t.identity("backward/sequence-alone", (*trial).gradientAlone)

@@ -17,8 +17,8 @@ type Copier interface {
 }
 
 // memory holds the tensors of one run. Every element that is not set is
-// poison: a NaN of a known payload, which no kernel may read into a result nor
-// overwrite.
+// poison: a NaN of a known payload (of codes, which have none, a number), which
+// no kernel may read into a result nor overwrite.
 type memory struct {
 	backend kernel.Backend
 	blocks  []*block
@@ -34,7 +34,7 @@ type block struct {
 	free   func()
 }
 
-var poisonBits = map[tensor.DType]uint32{tensor.F32: 0x7fdeadbe, tensor.F16: 0x7eba, tensor.BF16: 0x7fda}
+var poisonBits = map[tensor.DType]uint32{tensor.F32: 0x7fdeadbe, tensor.F16: 0x7eba, tensor.BF16: 0x7fda, tensor.F8E4M3: 0x7f, tensor.F8E5M2: 0x7d, tensor.U8: 0xa5}
 
 // Layout says how tensors lie in memory. No Layout changes a result.
 type Layout struct {
@@ -92,16 +92,22 @@ func (m *memory) put(name string, dtype tensor.DType, l Layout, output, gap bool
 }
 
 func (b *block) setBits(dtype tensor.DType, at int64, bits uint32) {
-	if dtype == tensor.F32 {
+	switch dtype.Size() {
+	case 4:
 		binary.NativeEndian.PutUint32(b.host[4*at:], bits)
-	} else {
+	case 1:
+		b.host[at] = uint8(bits)
+	default:
 		binary.NativeEndian.PutUint16(b.host[2*at:], uint16(bits))
 	}
 }
 
 func (b *block) bitsAt(at int64) uint32 {
-	if b.view.DType == tensor.F32 {
+	switch b.view.DType.Size() {
+	case 4:
 		return binary.NativeEndian.Uint32(b.host[4*at:])
+	case 1:
+		return uint32(b.host[at])
 	}
 	return uint32(binary.NativeEndian.Uint16(b.host[2*at:]))
 }

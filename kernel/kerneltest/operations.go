@@ -25,6 +25,7 @@ func (t *builder) operations() {
 		t.operation("append", fmt.Sprintf("layout=%d", i), func(t *trial) { t.appendKV(tensor.F32, tensor.BF16, tensor.F16, tensor.F32, l) }, exact)
 		t.operation("copy", fmt.Sprintf("layout=%d", i), func(t *trial) { t.copyPages(tensor.F32, l) }, exact)
 	}
+	t.formatOperations()
 	for _, d := range allTypes() {
 		t.operation("copy", d.String(), func(t *trial) { t.copyPages(d, Layout{}) }, exact)
 		for _, r := range []kernel.RotaryLayout{kernel.HalfSplit, kernel.Interleaved} {
@@ -95,7 +96,7 @@ func (t *trial) appendKV(keyFrom, keyTo, valueFrom, valueTo tensor.DType, l Layo
 		if err != nil {
 			return err
 		}
-		k[0], v[1], k[2], v[3] = float32(round(keyFrom, 1e6)), float32(round(valueFrom, -1e-7)), float32(math.Inf(1)), float32(math.NaN())
+		k[0], v[1], k[2], v[3] = float32(round(keyFrom, 1e6)), float32(round(valueFrom, -1e-7)), float32(round(keyFrom, math.Inf(1))), float32(math.NaN())
 		key.fill(k)
 		value.fill(v)
 		keys, _, err := m.filled("KeyCache", keyTo, l, true, 3, pages, size, heads, keyDim)

@@ -19,8 +19,10 @@ type Problem struct {
 	Spread     float64 // standard deviation of queries and keys; 0: 1
 	RelBias    int     // entries of the relative bias table of a head
 	Special    []Special
-	DOutF32    bool // Backward: DOut is F32 whatever DType is
-	WithDLSE   bool // Backward: LSE has a gradient too
+	Scaled     bool     // FP8 keys and values have scales
+	Coded      codedMix // with Config.Codec: which pages are coded
+	DOutF32    bool     // Backward: DOut is F32 whatever DType is
+	WithDLSE   bool     // Backward: LSE has a gradient too
 	WithoutLSE bool
 
 	// Wild marks scores so large that float32 cannot hold them to 1e-6: the
@@ -44,6 +46,11 @@ type inputs struct {
 	query, key, value                      []float32
 	slopes, relBias, prefixBias, sinkLogit []float32
 	dout, dlse                             []float32
+
+	// How keys and values are stored, where that is not as they are.
+	storedKey, storedValue []float32 // plain FP8 rows, before their scale
+	keyScale, valueScale   []float32 // [KVHeads]
+	codedKey, codedValue   *codedRows
 }
 
 // normal fills in the defaults that attention.New would.
@@ -63,6 +70,9 @@ func (p Problem) normal() *Problem {
 	}
 	if c.Scale == 0 {
 		c.Scale = 1 / math.Sqrt(float64(c.HeadDim))
+	}
+	if c.Codec != kernel.NoCodec && c.ValueGroup == 0 {
+		c.ValueGroup = kernel.DefaultValueGroup(c.ValueDim)
 	}
 	if p.Step.KeyLens == nil {
 		p.Step.KeyLens = p.Step.QueryLens
@@ -141,6 +151,7 @@ func (p *Problem) makeInputs() *inputs {
 	for _, s := range p.Special {
 		in.special(p, s)
 	}
+	in.store(p)
 	return in
 }
 

@@ -109,6 +109,14 @@ func (c *placed) place(in *inputs) error {
 		return err
 	}
 	c.step = p.Step
+	if in.keyScale != nil {
+		if c.args.KeyScale, err = c.table("KeyScale", tensor.F32, in.keyScale, int64(cfg.KVHeads)); err != nil {
+			return err
+		}
+		if c.args.ValueScale, err = c.table("ValueScale", tensor.F32, in.valueScale, int64(cfg.KVHeads)); err != nil {
+			return err
+		}
+	}
 	if cfg.PageSize > 0 {
 		err = c.placePages(in)
 	} else {
@@ -182,11 +190,14 @@ func (c *placed) placeRows(in *inputs) error {
 		c.step.KeyStarts = c.starts
 	}
 	for _, x := range []struct {
-		name string
-		data []float32
-		dim  int
-		view *tensor.View
-	}{{"Key", in.key, cfg.HeadDim, &c.args.Key}, {"Value", in.value, cfg.ValueDim, &c.args.Value}} {
+		name         string
+		data, stored []float32
+		dim          int
+		view         *tensor.View
+	}{{"Key", in.key, in.storedKey, cfg.HeadDim, &c.args.Key}, {"Value", in.value, in.storedValue, cfg.ValueDim, &c.args.Value}} {
+		if x.stored != nil {
+			x.data = x.stored
+		}
 		b, err := c.put(x.name, cfg.KVDType, c.layout, false, false, int64(c.rows), int64(cfg.KVHeads), int64(x.dim))
 		if err != nil {
 			return err
@@ -216,46 +227,128 @@ func (c *placed) eachKey(f func(key, row, head int)) {
 }
 
 // placePages lays paged keys out: pages in no order, some spare, some with
-// nothing yet, all poison where no key lies.
+// nothing yet, all poison where no key lies. Coded pages are in tensors of
+// their own.
 func (c *placed) placePages(in *inputs) error {
 	p, cfg := c.problem, &c.problem.Config
 	src := &pages{storage: cfg.KeyStorage, size: cfg.PageSize, table: kernel.BlockTable{Indptr: []int32{0}}, positions: p.Step.KeyPos}
 	need := 0
 	for s, n := range p.Step.KeyLens {
 		src.lens = append(src.lens, int32(n))
-		need += (n+cfg.PageSize-1)/cfg.PageSize + s%2
+		used := (n + cfg.PageSize - 1) / cfg.PageSize
+		need += used + s%2
 		src.table.Indptr = append(src.table.Indptr, int32(need))
+		for page := range used + s%2 {
+			src.table.Coded = append(src.table.Coded, page < used && p.isCoded(s, page))
+		}
 	}
 	total := need + 2
-	for _, page := range newRandom(p.Seed, 100).permutation(total)[:need] {
+	plain, coded := newRandom(p.Seed, 100).permutation(total)[:need], newRandom(p.Seed, 101).permutation(total)[:need]
+	for i, page := range plain {
+		if src.table.Coded[i] {
+			page = coded[i]
+		}
 		src.table.Indices = append(src.table.Indices, int32(page))
 	}
+	if cfg.Codec == kernel.NoCodec {
+		src.table.Coded = nil
+	}
 	c.step.KV, c.step.KeyLens, c.step.KeyPos = src, nil, nil
+	if err := c.placePlain(in, &src.table, total); err != nil {
+		return err
+	}
+	if cfg.Codec == kernel.NoCodec {
+		return nil
+	}
+	if err := c.placeCoded("Key", in.codedKey, &src.table, total, cfg.HeadDim, 0, &c.args.CodedKey); err != nil {
+		return err
+	}
+	return c.placeCoded("Value", in.codedValue, &src.table, total, cfg.ValueDim, cfg.ValueGroup, &c.args.CodedValue)
+}
+
+// eachPagedKey calls f for every key with its ordinal in inputs, the entry of
+// the block table and the slot in its page.
+func (c *placed) eachPagedKey(t *kernel.BlockTable, f func(key, entry int, slot int64)) {
+	key, size := 0, c.problem.Config.PageSize
+	for s, n := range c.problem.Step.KeyLens {
+		for j := range n {
+			f(key, int(t.Indptr[s])+j/size, int64(j%size))
+			key++
+		}
+	}
+}
+
+func (c *placed) placePlain(in *inputs, t *kernel.BlockTable, total int) error {
+	cfg := &c.problem.Config
 	for _, x := range []struct {
-		name string
-		data []float32
-		dim  int
-		view *tensor.View
-	}{{"Key", in.key, cfg.HeadDim, &c.args.Key}, {"Value", in.value, cfg.ValueDim, &c.args.Value}} {
+		name         string
+		data, stored []float32
+		dim          int
+		view         *tensor.View
+	}{{"Key", in.key, in.storedKey, cfg.HeadDim, &c.args.Key}, {"Value", in.value, in.storedValue, cfg.ValueDim, &c.args.Value}} {
 		b, err := c.put(x.name, cfg.KVDType, c.layout, false, true, int64(total), int64(cfg.PageSize), int64(cfg.KVHeads), int64(x.dim))
 		if err != nil {
 			return err
 		}
-		key := 0
-		for s, n := range p.Step.KeyLens {
-			for j := range n {
-				page := src.table.Indices[int(src.table.Indptr[s])+j/cfg.PageSize]
-				for head := range cfg.KVHeads {
-					b.row(x.data[(key*cfg.KVHeads+head)*x.dim:][:x.dim], int64(page), int64(j%cfg.PageSize), int64(head))
-				}
-				key++
-			}
+		if x.stored != nil {
+			x.data = x.stored
 		}
+		c.eachPagedKey(t, func(key, entry int, slot int64) {
+			for head := range cfg.KVHeads {
+				if !t.IsCoded(entry) {
+					b.row(x.data[(key*cfg.KVHeads+head)*x.dim:][:x.dim], int64(t.Indices[entry]), slot, int64(head))
+				}
+			}
+		})
 		if *x.view, err = c.hand(b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// placeCoded lays coded rows of dim features out. group is that of values.
+func (c *placed) placeCoded(name string, r *codedRows, t *kernel.BlockTable, total, dim, group int, to *kernel.CodedPages) error {
+	cfg, l := &c.problem.Config, c.layout
+	l.Spread = 0
+	size, heads, row := int64(cfg.PageSize), int64(cfg.KVHeads), len(pack(cfg.Codec, make([]uint8, dim)))
+	shape := []int64{int64(total), size, heads, int64(dim / max(group, 1))}
+	if group == 0 {
+		shape = []int64{int64(total), heads, int64(dim)}
+	}
+	codes, err := c.put(name+".Codes", tensor.U8, l, false, true, int64(total), size, heads, int64(row))
+	if err != nil {
+		return err
+	}
+	scale, err := c.put(name+".Scale", tensor.F16, l, false, true, shape...)
+	if err != nil {
+		return err
+	}
+	l.Gap++ // zeros need not lie as scales do
+	zero, err := c.put(name+".Zero", tensor.F16, l, false, true, shape...)
+	if err != nil {
+		return err
+	}
+	c.eachPagedKey(t, func(key, entry int, slot int64) {
+		if !t.IsCoded(entry) {
+			return
+		}
+		page := int64(t.Indices[entry])
+		for head := range heads {
+			at := (key*cfg.KVHeads + int(head)) * dim
+			codes.row(pack(cfg.Codec, r.codes[at:at+dim]), page, slot, head)
+			index := []int64{page, slot, head, 0}
+			if group == 0 {
+				index = []int64{page, head, 0}
+			}
+			for d := 0; d < dim; d += max(group, 1) {
+				index[len(index)-1] = int64(d / max(group, 1))
+				scale.row(r.scale[at+d:at+d+1], index...)
+				zero.row(r.zero[at+d:at+d+1], index...)
+			}
+		}
+	})
+	return c.hands([]*block{codes, scale, zero}, &to.Codes, &to.Scale, &to.Zero)
 }
 
 // pages is an attention.KVSource.
@@ -274,6 +367,7 @@ func (p *pages) LowerKV(dst *kernel.Batch) error {
 	dst.SeqLens = append(dst.SeqLens[:0], p.lens...)
 	dst.Pages.Indptr = append(dst.Pages.Indptr[:0], p.table.Indptr...)
 	dst.Pages.Indices = append(dst.Pages.Indices[:0], p.table.Indices...)
+	dst.Pages.Coded = append(dst.Pages.Coded[:0], p.table.Coded...)
 	return nil
 }
 

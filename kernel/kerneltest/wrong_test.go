@@ -26,6 +26,7 @@ type wrong struct {
 	backward func(*kernel.BackwardArgs)
 	appendKV func(*kernel.AppendArgs)
 	copied   func(*kernel.CopyArgs)
+	encoded  func(*kernel.EncodeArgs)
 	rotate   func(*kernel.RotateArgs)
 	merged   func(*kernel.MergeArgs)
 	deaf     bool // no errors
@@ -63,6 +64,14 @@ func (w *wrong) CopyPages(a *kernel.CopyArgs) error {
 	err := w.Backend.CopyPages(a)
 	if w.copied != nil && err == nil {
 		w.copied(a)
+	}
+	return w.hear(err)
+}
+
+func (w *wrong) EncodePages(a *kernel.EncodeArgs) error {
+	err := w.Backend.EncodePages(a)
+	if w.encoded != nil && err == nil {
+		w.encoded(a)
 	}
 	return w.hear(err)
 }
@@ -123,6 +132,8 @@ func flip(v *tensor.View) {
 	}
 	if x := v.F32s(); x != nil {
 		x[at] = math.Float32frombits(math.Float32bits(x[at]) ^ 1)
+	} else if b := v.Bits8(); b != nil {
+		b[at] ^= 1
 	} else {
 		v.Bits()[at] ^= 1
 	}
@@ -259,12 +270,60 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 			}
 		}}, []catch{{"append/bf16-to-f16", exact}}, "Cache"},
 		{"a copied page spoiled", wrong{copied: func(a *kernel.CopyArgs) { v := a.Cache.Slice(0, 1, 2); flip(&v) }}, []catch{{"copy/f16", exact}}, "Cache"},
+		{"coded pages taken for plain", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			c := *b
+			c.Pages.Coded = make([]bool, len(b.Pages.Coded))
+			return &c
+		}}, []catch{{"attention/format/int8/pages=16/odd", fast}, {"attention/format/int4/pages=64/all", exact}, {"identity/decoded/2", exact}}, ""},
+		{"two coded pages exchanged", wrong{plan: func(b *kernel.Batch) *kernel.Batch {
+			c := *b
+			c.Pages.Indices = append([]int32(nil), b.Pages.Indices...)
+			last := -1
+			for i, coded := range b.Pages.Coded {
+				if coded && last >= 0 {
+					c.Pages.Indices[i], c.Pages.Indices[last] = c.Pages.Indices[last], c.Pages.Indices[i]
+				}
+				if coded {
+					last = i
+				}
+			}
+			return &c
+		}}, []catch{{"attention/format/int4/pages=16/all", fast}, {"attention/format/int8/pages=17/old", exact}}, ""},
+		{"scales ignored", wrong{before: func(a *kernel.Args) { a.KeyScale, a.ValueScale = tensor.View{}, tensor.View{} }},
+			[]catch{{"attention/format/f8e4m3/scaled=true/contiguous", fast}, {"attention/format/f8e5m2/scaled=true/paged", fast}, {"identity/decoded/0", exact}, {"identity/decoded/3", exact}}, ""},
+		{"scales and zeros exchanged", wrong{before: func(a *kernel.Args) {
+			a.CodedValue.Scale, a.CodedValue.Zero = a.CodedValue.Zero, a.CodedValue.Scale
+		}}, []catch{{"attention/format/int8/valuegroup=5", fast}, {"attention/format/int4/dim=64", fast}}, ""},
+		{"FP8 of the other kind", wrong{choose: func(s *kernel.Spec) error {
+			if s.KVDType.Float8() {
+				s.KVDType = tensor.F8E4M3 + tensor.F8E5M2 - s.KVDType
+			}
+			return nil
+		}, before: func(a *kernel.Args) {
+			a.Key.DType, a.Value.DType = tensor.F8E4M3+tensor.F8E5M2-a.Key.DType, tensor.F8E4M3+tensor.F8E5M2-a.Value.DType
+		}}, []catch{{"attention/format/f8e4m3/scaled=false/contiguous", fast}}, ""},
+		{"append without scales", wrong{appendKV: func(a *kernel.AppendArgs) { a.KeyScale = tensor.View{} }},
+			[]catch{{"append/f32-to-f8e4m3/scaled/layout=0", exact}}, "KeyCache"},
+		{"a code one off", wrong{encoded: func(a *kernel.EncodeArgs) {
+			v := a.CodedValue.Codes.Slice(0, int64(a.Dst[0]), int64(a.Dst[0])+1)
+			flip(&v)
+		}}, []catch{{"encode/int8/layout=0", exact}, {"encode/int4/f16", exact}}, "CodedValue.Codes"},
+		{"a scale of a page that is no target", wrong{encoded: func(a *kernel.EncodeArgs) {
+			v := a.CodedKey.Scale.Slice(0, 3, 4)
+			flip(&v)
+		}}, []catch{{"encode/int8/bf16", exact}}, "CodedKey.Scale"},
+		{"NaN encoded", wrong{encoded: func(a *kernel.EncodeArgs) {
+			for i := range a.Encoded {
+				a.Encoded[i] = true
+			}
+		}}, []catch{{"encode/int4/layout=1", exact}}, "NaN"},
 		{"layouts confused", wrong{rotate: func(a *kernel.RotateArgs) { a.Layout = 1 - a.Layout }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "X"},
 		{"inverse ignored", wrong{rotate: func(a *kernel.RotateArgs) { a.Inverse = false }}, []catch{{"rotate/bf16/interleaved/dim=32/inverse=true", fast}, {"rotate/there-and-back", exact}}, "X"},
 		{"rotation on the tail", wrong{rotate: func(a *kernel.RotateArgs) { flip(&a.X) }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "not rotated"},
 		{"last bit of a merge", wrong{merged: func(a *kernel.MergeArgs) { flip(&a.Out) }}, []catch{{"merge/f32-to-f32/in-place=false", exact}}, "Out"},
 		{"merged LSE off", wrong{merged: func(a *kernel.MergeArgs) { a.LSE.Set(a.LSE.At(0, 0)+0.001, 0, 0) }}, []catch{{"merge/bf16-to-bf16/in-place=true", fast}, {"merge/halves/f32", fast}}, "LSE"},
 		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/run/contiguous/Query", exact}, {"errors/append/slot-too-large", exact}, {"errors/copy/views", fast},
+			{"errors/encode/views", fast}, {"errors/encode/target-twice", exact}, {"errors/run/coded/CodedKey.Scale", exact}, {"errors/append/scale-of-f32", exact},
 			{"errors/rotate/row-too-large", exact}, {"errors/merge/views", exact}, {"errors/order", exact}}, ""},
 		{"Out written before the check", wrong{before: func(a *kernel.Args) {
 			if a.Out.Buf != nil && len(a.Out.F32s()) > 0 {

@@ -39,7 +39,7 @@ func Encode(f *File) ([]byte, error) {
 		for _, n := range t.Shape {
 			size *= n
 		}
-		if name == "__metadata__" || !t.DType.Valid() || size != len(t.Bytes) {
+		if name == "__metadata__" || dtypes[dtypeName(t.DType)] == 0 || size != len(t.Bytes) {
 			return nil, bad("tensor %q of %v %v has %d bytes, want %d", name, t.DType, t.Shape, len(t.Bytes), size)
 		}
 		shape := t.Shape

@@ -65,6 +65,36 @@ func Columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, 
 	}
 }
 
+// Rows8 is RowsF32 for FP8 elements, which it widens.
+func Rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) {
+	if n <= 0 || dim <= 0 {
+		return
+	}
+	_, _ = dst[(n-1)*ld+dim-1], src[(n-1)*stride+dim-1]
+	if rows8(dst, ld, src, dtype, stride, n, dim, ahead) {
+		return
+	}
+	for r := range n {
+		dtype.Widen8(dst[r*ld:][:dim], src[r*stride:][:dim])
+	}
+}
+
+// Columns8 is ColumnsF32 for FP8 elements, which it widens.
+func Columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) {
+	if n <= 0 || dim <= 0 {
+		return
+	}
+	_, _ = dst[(dim-1)*ld+n-1], src[(n-1)*stride+dim-1]
+	if columns8(dst, ld, src, dtype, stride, n, dim, ahead) {
+		return
+	}
+	for r := range n {
+		for d, x := range src[r*stride:][:dim] {
+			dst[d*ld+r] = dtype.ToF32(uint16(x))
+		}
+	}
+}
+
 // Narrow16 rounds src to F16 or BF16, to nearest, ties to even.
 func Narrow16(dst []uint16, src []float32, dtype tensor.DType) {
 	dst = dst[:len(src)]
