@@ -36,18 +36,23 @@ func benchVariants(b *testing.B, name string, n float64, unit string, f func()) 
 	}
 }
 
+// product times the product of such matrices.
+func product(b *testing.B, r *rand.Rand, name string, rows, inner, cols int, a, m, c Matrix, start Start) {
+	a.X, m.X, c.X = aligned(r, rows*a.Row+inner*a.Col), aligned(r, inner*m.Row+cols), aligned(r, rows*c.Row+cols)
+	f := make([]float32, cols)
+	for i := range f {
+		f[i] = 0.5
+	}
+	benchVariants(b, fmt.Sprintf("%s/%dx%dx%d", name, rows, inner, cols), float64(2*rows*inner*cols), "GFLOP/s", func() {
+		MulAdd(kernel.Exact, c, a, m, rows, inner, cols, start, f)
+	})
+}
+
 // The products of attention: rows × inner × columns.
 func BenchmarkMulAdd(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
-	f := aligned(r, 1024)
-	product := func(name string, rows, inner, cols int, a, m Matrix, c Matrix, start Start) {
-		a.X, m.X, c.X = aligned(r, rows*a.Row+inner*a.Col), aligned(r, inner*m.Row+cols), aligned(r, rows*c.Row+cols)
-		for i := range f {
-			f[i] = 0.5
-		}
-		benchVariants(b, fmt.Sprintf("%s/%dx%dx%d", name, rows, inner, cols), float64(2*rows*inner*cols), "GFLOP/s", func() {
-			MulAdd(kernel.Exact, c, a, m, rows, inner, cols, start, f)
-		})
+	product := func(name string, rows, inner, cols int, a, m, c Matrix, start Start) {
+		product(b, r, name, rows, inner, cols, a, m, c, start)
 	}
 	for _, dim := range []int{64, 128, 256} {
 		ld := Pad(dim)

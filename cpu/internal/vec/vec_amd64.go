@@ -80,3 +80,23 @@ func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
 func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
 
 func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool { return false }
+
+func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func softCap(x []float32, inv, limit float32) int { return 0 }
+
+func addProduct(y, a, b []float32) int { return 0 }
+
+func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
+	return false
+}
+
+func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
+	return false
+}
