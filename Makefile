@@ -3,7 +3,7 @@
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: all test bench-test race lint matrix fuzz verify extrapolate quick golden cuda
+.PHONY: all test bench-test race lint matrix fuzz verify extrapolate quick golden generate cuda
 
 all: lint test
 
@@ -38,6 +38,10 @@ quick:
 # specification: say why in RATIONALE.md.
 golden:
 	$(GO) test ./kernel/kerneltest -run TestGolden -update
+
+# Writes the assembly of the CPU backend. A test fails when it is stale.
+generate:
+	$(GO) test ./cpu/internal/vec/asmgen/... -update
 
 # Compiles the CUDA kernels. There are none yet; CMake says so.
 cuda:

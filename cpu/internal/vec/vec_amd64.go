@@ -1,0 +1,102 @@
+//go:build amd64 && !purego
+
+package vec
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+func supported(v Variant) bool {
+	x := &cpu.X86
+	switch v {
+	case Generic:
+		return true
+	case AVX2:
+		return x.HasAVX2 && x.HasFMA && x.HasF16C
+	case AVX512:
+		return x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && supported(AVX2)
+	}
+	return false
+}
+
+// p is the address of the first element, which need not exist.
+func p[T any](x []T) *T { return unsafe.SliceData(x) }
+
+func mulAdd(c, a, b *Matrix, rows, inner, cols int, start Start, f []float32) int {
+	switch active {
+	case AVX512:
+		cols &^= 15
+		mulAddAVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(f))
+		return cols
+	case AVX2:
+		cols &^= 7
+		mulAddAVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(f))
+		return cols
+	}
+	return 0
+}
+
+func softmaxStrip(s []float32, keys int, scale []float32, visible []uint32, m, l, f []float32) bool {
+	return false
+}
+
+func softmaxRows(s []float32, rows int, scale []float32, visible []uint64, m, l, f []float32) bool {
+	return false
+}
+
+func take(s, raw []float32, keys int, scale []float32, visible []uint32) bool { return false }
+
+func mergeStrip(m, l, o, pm, pl, po []float32, dim int) bool { return false }
+
+func blend(y, x []float32, fa, fb float32) bool { return false }
+
+func scaleRow(x []float32, f float32) bool { return false }
+
+func finishStrip(o, l []float32, dim int) bool { return false }
+
+func finishRow(o []float32, inv float32) bool { return false }
+
+func finite(x []float32) (ok, done bool) { return false, false }
+
+func rowsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
+
+func rows16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func columnsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
+
+func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
+
+func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
+
+func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool { return false }
+
+func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	return false
+}
+
+func softCap(x []float32, inv, limit float32) int { return 0 }
+
+func addProduct(y, a, b []float32) int { return 0 }
+
+func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
+	return false
+}
+
+func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
+	return false
+}
