@@ -90,9 +90,9 @@ func SoftmaxRows(p kernel.Policy, s []float32, rows int, scale []float32, visibl
 	}
 }
 
-// Exp2 is kernel.Exp2, under the Fast policy without fused operations.
+// Exp2 is kernel.Exp2, or unfused.
 func Exp2(p kernel.Policy, x float32) float32 {
-	if p == kernel.Exact {
+	if !unfused(p) {
 		return kernel.Exp2(x)
 	}
 	if !(x >= -125) {
