@@ -14,11 +14,11 @@ var Hidden = float32(math.Inf(-1))
 // 5 of package kernel. In: products s. For lane i and keys j ascending
 //
 //	t = s[j,i]·scale[i]             Hidden where bit i of visible[j] is 0
-//	m' = max(m[i], t over j)        NaN skipped
+//	m' = max(m[i], t over j)        NaN skipped, −0 made +0
 //	f[i] = E(m[i] − m'); l[i] = l[i]·f[i]; m[i] = m'
 //	s[j,i] = E(t − m'); l[i] += s[j,i]
 //
-// visible nil: all keys are. Out: weights in s, and f to rescale the output by.
+// visible nil: all keys are. m is not −Inf and l not below 0. Out: weights in s, and f to rescale the output by.
 func SoftmaxStrip(p kernel.Policy, s []float32, keys int, scale []float32, visible []uint32, m, l, f []float32) {
 	if keys <= 0 {
 		return
@@ -42,6 +42,7 @@ func SoftmaxStrip(p kernel.Policy, s []float32, keys int, scale []float32, visib
 			}
 			s[j*Lanes+i] = t
 		}
+		top += 0 // whichever zero came first
 		f[i] = Exp2(p, m[i]-top)
 		m[i] = top
 		sum := float32(l[i] * f[i])
@@ -76,6 +77,7 @@ func SoftmaxRows(p kernel.Policy, s []float32, rows int, scale []float32, visibl
 				top = t[j]
 			}
 		}
+		top += 0
 		f[r] = Exp2(p, m[r]-top)
 		m[r] = top
 		sum := float32(l[r] * f[r])

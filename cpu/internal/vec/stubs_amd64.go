@@ -8,4 +8,10 @@ package vec
 func mulAddAVX512(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
+func softmaxStripAVX512(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)
+
+//go:noescape
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
+
+//go:noescape
+func softmaxStripAVX2(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)

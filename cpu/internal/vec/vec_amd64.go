@@ -42,7 +42,15 @@ func mulAdd(c, a, b *Matrix, rows, inner, cols int, start Start, f []float32) in
 }
 
 func softmaxStrip(s []float32, keys int, scale []float32, visible []uint32, m, l, f []float32) bool {
-	return false
+	switch active {
+	case AVX512:
+		softmaxStripAVX512(p(s), keys, p(scale), p(visible), p(m), p(l), p(f))
+	case AVX2:
+		softmaxStripAVX2(p(s), keys, p(scale), p(visible), p(m), p(l), p(f))
+	default:
+		return false
+	}
+	return true
 }
 
 func softmaxRows(s []float32, rows int, scale []float32, visible []uint64, m, l, f []float32) bool {
