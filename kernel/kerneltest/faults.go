@@ -78,11 +78,11 @@ func newSetting(m *memory, pageSize int, codec kernel.Codec) (*setting, error) {
 }
 
 // code makes FP8 plain pages with scales of those there are, and codes two
-// pages beside them.
+// pages beside them, one of an index that no plain page has.
 func (s *setting) code(codec kernel.Codec) error {
 	s.spec.Codec, s.spec.ValueGroup, s.spec.KVDType = codec, 3, tensor.F8E4M3
 	s.batch.Pages.Coded = []bool{false, false, true, true, false}
-	s.batch.Pages.Indices = []int32{4, 0, 1, 0, 3}
+	s.batch.Pages.Indices = []int32{4, 0, 6, 0, 3}
 	size := int64(s.spec.PageSize)
 	for _, v := range []struct {
 		name  string
@@ -92,12 +92,12 @@ func (s *setting) code(codec kernel.Codec) error {
 	}{
 		{"Key", tensor.F8E4M3, &s.args.Key, []int64{5, size, 1, 4}}, {"Value", tensor.F8E4M3, &s.args.Value, []int64{5, size, 1, 6}},
 		{"KeyScale", tensor.F32, &s.args.KeyScale, []int64{1}}, {"ValueScale", tensor.F32, &s.args.ValueScale, []int64{1}},
-		{"CodedKey.Codes", tensor.U8, &s.args.CodedKey.Codes, []int64{2, size, 1, 4}},
-		{"CodedKey.Scale", tensor.F16, &s.args.CodedKey.Scale, []int64{2, 1, 4}},
-		{"CodedKey.Zero", tensor.F16, &s.args.CodedKey.Zero, []int64{2, 1, 4}},
-		{"CodedValue.Codes", tensor.U8, &s.args.CodedValue.Codes, []int64{2, size, 1, 6}},
-		{"CodedValue.Scale", tensor.F16, &s.args.CodedValue.Scale, []int64{2, size, 1, 2}},
-		{"CodedValue.Zero", tensor.F16, &s.args.CodedValue.Zero, []int64{2, size, 1, 2}},
+		{"CodedKey.Codes", tensor.U8, &s.args.CodedKey.Codes, []int64{7, size, 1, 4}},
+		{"CodedKey.Scale", tensor.F16, &s.args.CodedKey.Scale, []int64{7, 1, 4}},
+		{"CodedKey.Zero", tensor.F16, &s.args.CodedKey.Zero, []int64{7, 1, 4}},
+		{"CodedValue.Codes", tensor.U8, &s.args.CodedValue.Codes, []int64{7, size, 1, 6}},
+		{"CodedValue.Scale", tensor.F16, &s.args.CodedValue.Scale, []int64{7, size, 1, 2}},
+		{"CodedValue.Zero", tensor.F16, &s.args.CodedValue.Zero, []int64{7, size, 1, 2}},
 	} {
 		b, err := s.put(v.name, v.dtype, Layout{}, false, true, v.shape...)
 		if err != nil {
@@ -232,7 +232,7 @@ func batchFaults() []fault {
 		coded("flags-short", func(b *kernel.Batch) { b.Pages.Coded = b.Pages.Coded[:4] }),
 		coded("flags-long", func(b *kernel.Batch) { b.Pages.Coded = append(b.Pages.Coded, false) }),
 		coded("index-negative", func(b *kernel.Batch) { b.Pages.Indices[2] = -1 }),
-		coded("index-too-large", func(b *kernel.Batch) { b.Pages.Indices[2] = 2 }),
+		coded("index-too-large", func(b *kernel.Batch) { b.Pages.Indices[2] = 7 }),
 		coded("plain-index-too-large", func(b *kernel.Batch) { b.Pages.Indices[0] = 5 }),
 	}
 }

@@ -312,11 +312,11 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 			v := a.CodedKey.Scale.Slice(0, 3, 4)
 			flip(&v)
 		}}, []catch{{"encode/int8/bf16", exact}}, "CodedKey.Scale"},
-		{"NaN encoded", wrong{encoded: func(a *kernel.EncodeArgs) {
+		{"what has no place in F16 encoded", wrong{encoded: func(a *kernel.EncodeArgs) {
 			for i := range a.Encoded {
 				a.Encoded[i] = true
 			}
-		}}, []catch{{"encode/int4/layout=1", exact}}, "NaN"},
+		}}, []catch{{"encode/int4/layout=1", exact}, {"encode/int8/bf16", exact}}, "refused"},
 		{"layouts confused", wrong{rotate: func(a *kernel.RotateArgs) { a.Layout = 1 - a.Layout }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "X"},
 		{"inverse ignored", wrong{rotate: func(a *kernel.RotateArgs) { a.Inverse = false }}, []catch{{"rotate/bf16/interleaved/dim=32/inverse=true", fast}, {"rotate/there-and-back", exact}}, "X"},
 		{"rotation on the tail", wrong{rotate: func(a *kernel.RotateArgs) { flip(&a.X) }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "not rotated"},
