@@ -47,6 +47,8 @@ type gradScratch struct {
 	dk    []float32 // [terms][tile][ld]
 	dv    []float32 // [tile][vld]
 	row   []float32 // [max dim]
+
+	out, doutColumns []float32 // [ValueDim][vec.Lanes]
 }
 
 func newGradScratch(s *kernel.Spec) gradScratch {
@@ -57,6 +59,7 @@ func newGradScratch(s *kernel.Spec) gradScratch {
 		dp: f(rows * vec.Stride), g: f(rows * vec.Stride), part: f(rows * vec.Stride),
 		dq: f(s.Terms * rows * ld), dk: f(s.Terms * tile * ld), dv: f(tile * vld),
 		row: f(max(s.HeadDim, s.ValueDim)),
+		out: f(s.ValueDim * vec.Lanes), doutColumns: f(s.ValueDim * vec.Lanes),
 	}
 	if s.Scores&kernel.ScoreSoftCap != 0 {
 		g.th = f(rows * vec.Stride)
@@ -145,25 +148,42 @@ func (sc *scratch) prepareGrad(a *attention, b *block, findDelta bool) {
 	}
 	sc.setBlock(a, b, false)
 	sc.loadQueries(a)
-	g, dim, head := &sc.grad, a.spec.ValueDim, int(b.head)
+	g, head := &sc.grad, int(b.head)
 	start := int64(a.batch.QueryStart[b.seq]) + int64(b.t0)
 	for r := range sc.rows {
+		a.grads.dout.loadRow(g.dout[r*sc.vld:], start+int64(r), head)
+	}
+	if findDelta {
+		sc.findDelta(a, start, head)
+	}
+	for r := range sc.rows {
 		t := start + int64(r)
-		d := g.dout[r*sc.vld:][:dim]
-		a.grads.dout.loadRow(d, t, head)
-		delta := &a.grads.delta[int(t)*a.spec.Heads+head]
-		if findDelta {
-			a.grads.out.loadRow(g.row[:dim], t, head)
-			*delta = 0
-			for k, x := range d {
-				*delta = vec.FMA(a.spec.Policy, x, g.row[k], *delta)
-			}
-			if a.grads.dlse.x != nil {
-				*delta -= *a.grads.dlse.at(t, int64(head))
-			}
-		}
-		g.delta[r] = *delta
+		g.delta[r] = a.grads.delta[int(t)*a.spec.Heads+head]
 		g.lse[r] = *a.grads.lse.at(t, int64(head)) * kernel.Log2E
+	}
+}
+
+// findDelta computes delta of the block's rows, 32 side by side.
+func (sc *scratch) findDelta(a *attention, start int64, head int) {
+	g, dim := &sc.grad, a.spec.ValueDim
+	for r0 := 0; r0 < sc.rows; r0 += vec.Lanes {
+		n := min(vec.Lanes, sc.rows-r0)
+		for r := range n {
+			a.grads.out.loadRow(sc.turn[r*sc.vld:], start+int64(r0+r), head)
+		}
+		vec.ColumnsF32(g.out, vec.Lanes, sc.turn, sc.vld, n, dim, 0)
+		vec.ColumnsF32(g.doutColumns, vec.Lanes, g.dout[r0*sc.vld:], sc.vld, n, dim, 0)
+		var sum [vec.Lanes]float32
+		for at := 0; at < dim*vec.Lanes; at += vec.Lanes {
+			vec.AddProduct(a.spec.Policy, sum[:], g.doutColumns[at:], g.out[at:])
+		}
+		for r := range n {
+			t := start + int64(r0+r)
+			if a.grads.dlse.x != nil {
+				sum[r] -= *a.grads.dlse.at(t, int64(head))
+			}
+			a.grads.delta[int(t)*a.spec.Heads+head] = sum[r]
+		}
 	}
 }
 
