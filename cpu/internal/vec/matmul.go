@@ -46,7 +46,7 @@ func MulAdd(p kernel.Policy, c, a, b Matrix, rows, inner, cols int, start Start,
 	if start == Scale {
 		f = f[done:]
 	}
-	mulAddGeneric(unfused(p), &c, &a, &b, rows, inner, cols-done, start, f)
+	mulAddGeneric(!fused(p), &c, &a, &b, rows, inner, cols-done, start, f)
 }
 
 // mulAddGeneric keeps two rows by four columns of sums in registers.
@@ -172,14 +172,15 @@ func step(a, b, c float64) (float64, bool) {
 	return float64(float32(s)), ok
 }
 
-// unfused reports whether to multiply and add with two roundings: under the
-// Fast policy, where there is no assembly. Beside assembly, what is left to Go
-// must round as the assembly does: a gradient is a difference of two sums.
-func unfused(p kernel.Policy) bool { return p == kernel.Fast && active == Generic }
+// fused says whether multiply-adds are: only the Fast policy in generic Go does
+// without. Beside assembly, which always fuses, what is left to Go must round
+// alike, or sums that cancel would not.
+func fused(p kernel.Policy) bool { return p == kernel.Exact || active != Generic }
 
-// FMA is kernel.FMA, or unfused.
+// FMA is kernel.FMA, in the generic version under the Fast policy with two
+// roundings.
 func FMA(p kernel.Policy, a, b, c float32) float32 {
-	if unfused(p) {
+	if !fused(p) {
 		return float32(a*b) + c
 	}
 	return kernel.FMA(a, b, c)

@@ -92,9 +92,10 @@ func SoftmaxRows(p kernel.Policy, s []float32, rows int, scale []float32, visibl
 	}
 }
 
-// Exp2 is kernel.Exp2, or unfused.
+// Exp2 is kernel.Exp2, in the generic version under the Fast policy without
+// fused operations.
 func Exp2(p kernel.Policy, x float32) float32 {
-	if !unfused(p) {
+	if fused(p) {
 		return kernel.Exp2(x)
 	}
 	if !(x >= -125) {

@@ -11,7 +11,19 @@ func mulAddAVX512(c *float32, crow int, a *float32, arow int, acol int, b *float
 func softmaxStripAVX512(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)
 
 //go:noescape
+func softmaxRowsAVX512(s *float32, rows int, scale *float32, visible *uint64, m *float32, l *float32, f *float32)
+
+//go:noescape
+func gradientAVX512(s *float32, dp *float32, out *float32, visible *uint64, lse float32, delta float32)
+
+//go:noescape
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
 func softmaxStripAVX2(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)
+
+//go:noescape
+func softmaxRowsAVX2(s *float32, rows int, scale *float32, visible *uint64, m *float32, l *float32, f *float32)
+
+//go:noescape
+func gradientAVX2(s *float32, dp *float32, out *float32, visible *uint64, lse float32, delta float32)

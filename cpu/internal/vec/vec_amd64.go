@@ -54,7 +54,15 @@ func softmaxStrip(s []float32, keys int, scale []float32, visible []uint32, m, l
 }
 
 func softmaxRows(s []float32, rows int, scale []float32, visible []uint64, m, l, f []float32) bool {
-	return false
+	switch active {
+	case AVX512:
+		softmaxRowsAVX512(p(s), rows, p(scale), p(visible), p(m), p(l), p(f))
+	case AVX2:
+		softmaxRowsAVX2(p(s), rows, p(scale), p(visible), p(m), p(l), p(f))
+	default:
+		return false
+	}
+	return true
 }
 
 func take(s, raw []float32, keys int, scale []float32, visible []uint32) bool { return false }
@@ -87,7 +95,17 @@ func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
 
 func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
 
-func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool { return false }
+func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
+	switch active {
+	case AVX512:
+		gradientAVX512(p(s), p(dp), p(g), &visible, lse, delta)
+	case AVX2:
+		gradientAVX2(p(s), p(dp), p(g), &visible, lse, delta)
+	default:
+		return false
+	}
+	return true
+}
 
 func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
 	return false
