@@ -17,6 +17,39 @@ func softmaxRowsAVX512(s *float32, rows int, scale *float32, visible *uint64, m 
 func gradientAVX512(s *float32, dp *float32, out *float32, visible *uint64, lse float32, delta float32)
 
 //go:noescape
+func takeAVX512(s *float32, raw *float32, keys int, scale *float32, visible *uint32)
+
+//go:noescape
+func mergeStripAVX512(m *float32, l *float32, o *float32, pm *float32, pl *float32, po *float32, dim int)
+
+//go:noescape
+func finishStripAVX512(o *float32, l *float32, dim int)
+
+//go:noescape
+func blendAVX512(y *float32, x *float32, n int, fa float32, fb float32)
+
+//go:noescape
+func scaleRowAVX512(x *float32, n int, f float32)
+
+//go:noescape
+func finishRowAVX512(x *float32, n int, inv float32)
+
+//go:noescape
+func addProductAVX512(y *float32, a *float32, b *float32, n int)
+
+//go:noescape
+func finiteAVX512(x *float32, n int) int
+
+//go:noescape
+func softCapAVX512(x *float32, n int, inv float32, limit float32)
+
+//go:noescape
+func rotateHalfAVX512(x *float32, y *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
@@ -27,3 +60,36 @@ func softmaxRowsAVX2(s *float32, rows int, scale *float32, visible *uint64, m *f
 
 //go:noescape
 func gradientAVX2(s *float32, dp *float32, out *float32, visible *uint64, lse float32, delta float32)
+
+//go:noescape
+func takeAVX2(s *float32, raw *float32, keys int, scale *float32, visible *uint32)
+
+//go:noescape
+func mergeStripAVX2(m *float32, l *float32, o *float32, pm *float32, pl *float32, po *float32, dim int)
+
+//go:noescape
+func finishStripAVX2(o *float32, l *float32, dim int)
+
+//go:noescape
+func blendAVX2(y *float32, x *float32, n int, fa float32, fb float32)
+
+//go:noescape
+func scaleRowAVX2(x *float32, n int, f float32)
+
+//go:noescape
+func finishRowAVX2(x *float32, n int, inv float32)
+
+//go:noescape
+func addProductAVX2(y *float32, a *float32, b *float32, n int)
+
+//go:noescape
+func finiteAVX2(x *float32, n int) int
+
+//go:noescape
+func softCapAVX2(x *float32, n int, inv float32, limit float32)
+
+//go:noescape
+func rotateHalfAVX2(x *float32, y *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int, inverse int)

@@ -72,6 +72,11 @@ func (g *gen) all() {
 	g.softmaxStrip()
 	g.softmaxRows()
 	g.gradient()
+	g.take()
+	g.mergeStrip()
+	g.finishStrip()
+	g.elementwise()
+	g.rotate()
 }
 
 // p writes one instruction.
