@@ -278,10 +278,6 @@ func (sc *scratch) chunk(a *attention, c int64, st *state) {
 		for x := range sc.parts() {
 			if sc.wide {
 				sc.strip(a, st, x)
-				if sc.have != 0 {
-					a.args.key.prefetch(a, sc, x)
-					a.args.value.prefetch(a, sc, x)
-				}
 			} else {
 				sc.rowsTile(a, st)
 			}
