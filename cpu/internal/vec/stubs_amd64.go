@@ -4,6 +4,8 @@
 
 package vec
 
+import "unsafe"
+
 //go:noescape
 func mulAddAVX512(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
@@ -50,6 +52,36 @@ func rotateHalfAVX512(x *float32, y *float32, cos *float32, sin *float32, n int,
 func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int, inverse int)
 
 //go:noescape
+func rowsF32AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF32AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE4M3AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE4M3AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
@@ -93,3 +125,33 @@ func rotateHalfAVX2(x *float32, y *float32, cos *float32, sin *float32, n int, i
 
 //go:noescape
 func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func rowsF32AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF32AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsBF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsBF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE4M3AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE4M3AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)

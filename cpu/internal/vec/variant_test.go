@@ -35,7 +35,11 @@ var leaves = []leaf{
 	{"ColumnsF32", setMoveF32(ColumnsF32, true)},
 	{"Rows16", setMove16(Rows16, false)},
 	{"Columns16", setMove16(Columns16, true)},
+	{"Rows8", setMove8(Rows8, false)},
+	{"Columns8", setMove8(Columns8, true)},
 	{"Narrow16", setNarrow16},
+	{"SoftCap", setSoftCap},
+	{"AddProduct", setAddProduct},
 	{"Rotate", setRotate},
 	{"Gradient", setGradient},
 }
@@ -246,6 +250,33 @@ func setMove16(f func(dst []float32, ld int, src []uint16, dtype tensor.DType, s
 		}
 		return func() { f(dst, ld, src, dtype, stride, n, dim, ahead) }
 	}
+}
+
+func setMove8(f func(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int), columns bool) func(m *memory) func() {
+	return func(m *memory) func() {
+		n, dim, stride, ld, ahead, size := shape(m.r, columns)
+		dtype := [2]tensor.DType{tensor.F8E4M3, tensor.F8E5M2}[m.r.IntN(2)]
+		dst, src := m.floats(size, normal), place[uint8](m, anyBits, (n-1)*stride+dim)
+		for i := range src {
+			src[i] = uint8(m.r.Uint32())
+		}
+		return func() { f(dst, ld, src, dtype, stride, n, dim, ahead) }
+	}
+}
+
+func setSoftCap(m *memory) func() {
+	v := anyValues(m.r)
+	x, f := m.floats(upTo(m.r, 100), v), m.floats(2, normal)
+	if m.r.IntN(2) == 0 {
+		f[0] = 0.625 // where the branches of the tangent meet
+	}
+	return func() { SoftCap(x, f[0], f[1]) }
+}
+
+func setAddProduct(m *memory) func() {
+	n, v := upTo(m.r, 270), anyValues(m.r)
+	y, a, b := m.floats(n, v), m.floats(n, v), m.floats(n+m.r.IntN(3), v)
+	return func() { AddProduct(y, a, b) }
 }
 
 func setNarrow16(m *memory) func() {

@@ -197,18 +197,6 @@ func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int
 	return n
 }
 
-func rowsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
-
-func rows16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
-}
-
-func columnsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
-
-func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
-}
-
 func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
 
 func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
@@ -221,14 +209,6 @@ func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
 		return false
 	}
 	return true
-}
-
-func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
-}
-
-func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
 }
 
 func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {

@@ -57,17 +57,23 @@ func (g *gen) elements(unroll int, body func(n int, m memory)) {
 		g.p("DECL R10")
 		g.p("KMOVW R10, K7")
 	} else {
-		ones := make([]uint32, 16)
-		for i := range 8 {
-			ones[i] = math.MaxUint32
-		}
-		g.p("LEAQ %s, R10", g.words("few", ones...))
+		g.p("LEAQ %s, R10", g.fewMask())
 		g.p("SHLQ $2, CX")
 		g.p("SUBQ CX, R10")
 		g.p("VMOVUPS 32(R10), Y15")
 	}
 	body(1, few)
 	g.label(end)
+}
+
+// fewMask is eight words of ones before eight of zeros: n elements before the
+// middle begins the mask of n elements.
+func (g *gen) fewMask() string {
+	x := make([]uint32, 16)
+	for i := range 8 {
+		x[i] = math.MaxUint32
+	}
+	return g.words("few", x...)
 }
 
 // elementwise writes the loops over plain rows.
