@@ -33,8 +33,8 @@ tile2x32:
 	JLT tile2x32end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep1
-	JGT scale2
+	JEQ keep2
+	JGT scale3
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	VXORPS X2, X2, X2
@@ -45,7 +45,7 @@ tile2x32:
 	VXORPS X7, X7, X7
 	JMP start4
 
-keep1:
+keep2:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	VMOVUPS 32(R12), Y1
@@ -59,7 +59,7 @@ keep1:
 	ADDQ R15, R12
 	JMP start4
 
-scale2:
+scale3:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y8
@@ -82,10 +82,10 @@ start4:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store5
+	JLE store1
 
 	PCALIGN $32
-loop3:
+loop5:
 	VMOVUPS 0(BX), Y8
 	VMOVUPS 32(BX), Y9
 	VMOVUPS 64(BX), Y10
@@ -103,9 +103,9 @@ loop3:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop3
+	JNE loop5
 
-store5:
+store1:
 	VMOVUPS Y0, 0(DX)
 	VMOVUPS Y1, 32(DX)
 	VMOVUPS Y2, 64(DX)
@@ -127,15 +127,15 @@ tile1x32:
 	JLT tile1x32end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep6
-	JGT scale7
+	JEQ keep7
+	JGT scale8
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	VXORPS X2, X2, X2
 	VXORPS X3, X3, X3
 	JMP start9
 
-keep6:
+keep7:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	VMOVUPS 32(R12), Y1
@@ -144,7 +144,7 @@ keep6:
 	ADDQ R15, R12
 	JMP start9
 
-scale7:
+scale8:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y4
@@ -162,10 +162,10 @@ start9:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store10
+	JLE store6
 
 	PCALIGN $32
-loop8:
+loop10:
 	VMOVUPS 0(BX), Y4
 	VMOVUPS 32(BX), Y5
 	VMOVUPS 64(BX), Y6
@@ -178,9 +178,9 @@ loop8:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop8
+	JNE loop10
 
-store10:
+store6:
 	VMOVUPS Y0, 0(DX)
 	VMOVUPS Y1, 32(DX)
 	VMOVUPS Y2, 64(DX)
@@ -188,6 +188,7 @@ store10:
 	ADDQ R15, DX
 	LEAQ (AX)(SI*1), AX
 	SUBQ $1, R13
+	JMP tile1x32
 
 tile1x32end:
 	ADDQ $128, c+0(FP)
@@ -210,8 +211,8 @@ tile6x16:
 	JLT tile6x16end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep11
-	JGT scale12
+	JEQ keep12
+	JGT scale13
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	VXORPS X2, X2, X2
@@ -226,7 +227,7 @@ tile6x16:
 	VXORPS X11, X11, X11
 	JMP start14
 
-keep11:
+keep12:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	VMOVUPS 32(R12), Y1
@@ -248,7 +249,7 @@ keep11:
 	ADDQ R15, R12
 	JMP start14
 
-scale12:
+scale13:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y12
@@ -277,10 +278,10 @@ start14:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store15
+	JLE store11
 
 	PCALIGN $32
-loop13:
+loop15:
 	VMOVUPS 0(BX), Y12
 	VMOVUPS 32(BX), Y13
 	VBROADCASTSS (R12), Y14
@@ -304,9 +305,9 @@ loop13:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop13
+	JNE loop15
 
-store15:
+store11:
 	VMOVUPS Y0, 0(DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ R15, DX
@@ -337,8 +338,8 @@ tile4x16:
 	JLT tile4x16end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep16
-	JGT scale17
+	JEQ keep17
+	JGT scale18
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	VXORPS X2, X2, X2
@@ -349,7 +350,7 @@ tile4x16:
 	VXORPS X7, X7, X7
 	JMP start19
 
-keep16:
+keep17:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	VMOVUPS 32(R12), Y1
@@ -365,7 +366,7 @@ keep16:
 	ADDQ R15, R12
 	JMP start19
 
-scale17:
+scale18:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y8
@@ -388,10 +389,10 @@ start19:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store20
+	JLE store16
 
 	PCALIGN $32
-loop18:
+loop20:
 	VMOVUPS 0(BX), Y8
 	VMOVUPS 32(BX), Y9
 	VBROADCASTSS (R12), Y10
@@ -409,9 +410,9 @@ loop18:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop18
+	JNE loop20
 
-store20:
+store16:
 	VMOVUPS Y0, 0(DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ R15, DX
@@ -426,6 +427,7 @@ store20:
 	ADDQ R15, DX
 	LEAQ (AX)(SI*4), AX
 	SUBQ $4, R13
+	JMP tile4x16
 
 tile4x16end:
 
@@ -434,15 +436,15 @@ tile2x16:
 	JLT tile2x16end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep21
-	JGT scale22
+	JEQ keep22
+	JGT scale23
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	VXORPS X2, X2, X2
 	VXORPS X3, X3, X3
 	JMP start24
 
-keep21:
+keep22:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	VMOVUPS 32(R12), Y1
@@ -452,7 +454,7 @@ keep21:
 	ADDQ R15, R12
 	JMP start24
 
-scale22:
+scale23:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y4
@@ -469,10 +471,10 @@ start24:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store25
+	JLE store21
 
 	PCALIGN $32
-loop23:
+loop25:
 	VMOVUPS 0(BX), Y4
 	VMOVUPS 32(BX), Y5
 	VBROADCASTSS (R12), Y6
@@ -484,9 +486,9 @@ loop23:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop23
+	JNE loop25
 
-store25:
+store21:
 	VMOVUPS Y0, 0(DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ R15, DX
@@ -495,6 +497,7 @@ store25:
 	ADDQ R15, DX
 	LEAQ (AX)(SI*2), AX
 	SUBQ $2, R13
+	JMP tile2x16
 
 tile2x16end:
 
@@ -503,20 +506,20 @@ tile1x16:
 	JLT tile1x16end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep26
-	JGT scale27
+	JEQ keep27
+	JGT scale28
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	JMP start29
 
-keep26:
+keep27:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	VMOVUPS 32(R12), Y1
 	ADDQ R15, R12
 	JMP start29
 
-scale27:
+scale28:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y2
@@ -530,10 +533,10 @@ start29:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store30
+	JLE store26
 
 	PCALIGN $32
-loop28:
+loop30:
 	VMOVUPS 0(BX), Y2
 	VMOVUPS 32(BX), Y3
 	VBROADCASTSS (R12), Y4
@@ -542,14 +545,15 @@ loop28:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop28
+	JNE loop30
 
-store30:
+store26:
 	VMOVUPS Y0, 0(DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ R15, DX
 	LEAQ (AX)(SI*1), AX
 	SUBQ $1, R13
+	JMP tile1x16
 
 tile1x16end:
 	ADDQ $64, c+0(FP)
@@ -572,8 +576,8 @@ tile8x8:
 	JLT tile8x8end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep31
-	JGT scale32
+	JEQ keep32
+	JGT scale33
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	VXORPS X2, X2, X2
@@ -584,7 +588,7 @@ tile8x8:
 	VXORPS X7, X7, X7
 	JMP start34
 
-keep31:
+keep32:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	ADDQ R15, R12
@@ -604,7 +608,7 @@ keep31:
 	ADDQ R15, R12
 	JMP start34
 
-scale32:
+scale33:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y8
@@ -630,10 +634,10 @@ start34:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store35
+	JLE store31
 
 	PCALIGN $32
-loop33:
+loop35:
 	VMOVUPS 0(BX), Y8
 	VBROADCASTSS (R12), Y9
 	VFMADD231PS Y9, Y8, Y0
@@ -654,9 +658,9 @@ loop33:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop33
+	JNE loop35
 
-store35:
+store31:
 	VMOVUPS Y0, 0(DX)
 	ADDQ R15, DX
 	VMOVUPS Y1, 0(DX)
@@ -684,15 +688,15 @@ tile4x8:
 	JLT tile4x8end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep36
-	JGT scale37
+	JEQ keep37
+	JGT scale38
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	VXORPS X2, X2, X2
 	VXORPS X3, X3, X3
 	JMP start39
 
-keep36:
+keep37:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	ADDQ R15, R12
@@ -704,7 +708,7 @@ keep36:
 	ADDQ R15, R12
 	JMP start39
 
-scale37:
+scale38:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y4
@@ -722,10 +726,10 @@ start39:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store40
+	JLE store36
 
 	PCALIGN $32
-loop38:
+loop40:
 	VMOVUPS 0(BX), Y4
 	VBROADCASTSS (R12), Y5
 	VFMADD231PS Y5, Y4, Y0
@@ -738,9 +742,9 @@ loop38:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop38
+	JNE loop40
 
-store40:
+store36:
 	VMOVUPS Y0, 0(DX)
 	ADDQ R15, DX
 	VMOVUPS Y1, 0(DX)
@@ -751,6 +755,7 @@ store40:
 	ADDQ R15, DX
 	LEAQ (AX)(SI*4), AX
 	SUBQ $4, R13
+	JMP tile4x8
 
 tile4x8end:
 
@@ -759,13 +764,13 @@ tile2x8:
 	JLT tile2x8end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep41
-	JGT scale42
+	JEQ keep42
+	JGT scale43
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	JMP start44
 
-keep41:
+keep42:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	ADDQ R15, R12
@@ -773,7 +778,7 @@ keep41:
 	ADDQ R15, R12
 	JMP start44
 
-scale42:
+scale43:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y2
@@ -787,10 +792,10 @@ start44:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store45
+	JLE store41
 
 	PCALIGN $32
-loop43:
+loop45:
 	VMOVUPS 0(BX), Y2
 	VBROADCASTSS (R12), Y3
 	VFMADD231PS Y3, Y2, Y0
@@ -799,15 +804,16 @@ loop43:
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop43
+	JNE loop45
 
-store45:
+store41:
 	VMOVUPS Y0, 0(DX)
 	ADDQ R15, DX
 	VMOVUPS Y1, 0(DX)
 	ADDQ R15, DX
 	LEAQ (AX)(SI*2), AX
 	SUBQ $2, R13
+	JMP tile2x8
 
 tile2x8end:
 
@@ -816,18 +822,18 @@ tile1x8:
 	JLT tile1x8end
 	MOVQ start+80(FP), CX
 	CMPQ CX, $1
-	JEQ keep46
-	JGT scale47
+	JEQ keep47
+	JGT scale48
 	VXORPS X0, X0, X0
 	JMP start49
 
-keep46:
+keep47:
 	MOVQ DX, R12
 	VMOVUPS 0(R12), Y0
 	ADDQ R15, R12
 	JMP start49
 
-scale47:
+scale48:
 	MOVQ DX, R12
 	MOVQ f+88(FP), CX
 	VMOVUPS 0(CX), Y1
@@ -839,23 +845,24 @@ start49:
 	MOVQ b+40(FP), BX
 	MOVQ inner+64(FP), CX
 	TESTQ CX, CX
-	JLE store50
+	JLE store46
 
 	PCALIGN $32
-loop48:
+loop50:
 	VMOVUPS 0(BX), Y1
 	VBROADCASTSS (R12), Y2
 	VFMADD231PS Y2, Y1, Y0
 	ADDQ R8, BX
 	ADDQ DI, R12
 	DECQ CX
-	JNE loop48
+	JNE loop50
 
-store50:
+store46:
 	VMOVUPS Y0, 0(DX)
 	ADDQ R15, DX
 	LEAQ (AX)(SI*1), AX
 	SUBQ $1, R13
+	JMP tile1x8
 
 tile1x8end:
 	ADDQ $32, c+0(FP)
