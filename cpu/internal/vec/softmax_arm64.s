@@ -686,11 +686,11 @@ key:
 	CBNZ R2, key
 	RET
 
-// func gradientNEON(s, dp, g *float32, lse, delta float32, visible uint64)
+// func gradientNEON(s, dp, grad *float32, lse, delta float32, visible uint64)
 TEXT ·gradientNEON(SB), NOSPLIT, $0-40
 	MOVD s+0(FP), R0
 	MOVD dp+8(FP), R1
-	MOVD g+16(FP), R2
+	MOVD grad+16(FP), R2
 	FMOVS lse+24(FP), F0
 	VDUP V0.S[0], V0.S4
 	FMOVS delta+28(FP), F1

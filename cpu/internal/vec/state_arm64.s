@@ -638,6 +638,57 @@ feature:
 done:
 	RET
 
+// func finishRowNEON(o *float32, inv float32, n int)
+TEXT ·finishRowNEON(SB), NOSPLIT, $0-24
+	MOVD o+0(FP), R0
+	MOVD n+16(FP), R2
+	FMOVS inv+8(FP), F31
+	VDUP V31.S[0], V31.S4
+	VEOR V30.B16, V30.B16, V30.B16
+
+by16:
+	CMP $16, R2
+	BLT by4
+	FLDPQ 0(R0), (F0, F1)
+	FLDPQ 32(R0), (F2, F3)
+	WORD $0x6e3fdc00 // FMUL V0.4S, V0.4S, V31.4S
+	WORD $0x4e3ed400 // FADD V0.4S, V0.4S, V30.4S
+	WORD $0x6e3fdc21 // FMUL V1.4S, V1.4S, V31.4S
+	WORD $0x4e3ed421 // FADD V1.4S, V1.4S, V30.4S
+	WORD $0x6e3fdc42 // FMUL V2.4S, V2.4S, V31.4S
+	WORD $0x4e3ed442 // FADD V2.4S, V2.4S, V30.4S
+	WORD $0x6e3fdc63 // FMUL V3.4S, V3.4S, V31.4S
+	WORD $0x4e3ed463 // FADD V3.4S, V3.4S, V30.4S
+	FSTPQ (F0, F1), 0(R0)
+	FSTPQ (F2, F3), 32(R0)
+	ADD $64, R0
+	SUB $16, R2
+	B by16
+
+by4:
+	CMP $4, R2
+	BLT by1
+	FMOVQ 0(R0), F0
+	WORD $0x6e3fdc00 // FMUL V0.4S, V0.4S, V31.4S
+	WORD $0x4e3ed400 // FADD V0.4S, V0.4S, V30.4S
+	FMOVQ F0, 0(R0)
+	ADD $16, R0
+	SUB $4, R2
+	B by4
+
+by1:
+	CMP $1, R2
+	BLT by0
+	FMOVS (R0), F0
+	FMULS F31, F0, F0
+	FADDS F30, F0, F0
+	FMOVS.P F0, 4(R0)
+	SUB $1, R2
+	B by1
+
+by0:
+	RET
+
 // func greatestNEON(x *float32, n int) uint32
 // The greatest of the bits without the sign, shifted left by 1, of n elements, a
 // multiple of 16.

@@ -9,7 +9,7 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-//go:generate go test ./asmgen/arm64 -generate
+//go:generate go test ./asmgen/arm64 -update
 
 // The NEON leaf loops. Advanced SIMD is part of every arm64 that Go runs on.
 // They rely on what Go leaves FPCR at: round to nearest even, subnormals kept.
@@ -121,6 +121,17 @@ func finishStrip(o, l []float32, dim int) bool {
 }
 
 //go:noescape
+func finishRowNEON(o *float32, inv float32, n int)
+
+func finishRow(o []float32, inv float32) bool {
+	if active != NEON {
+		return false
+	}
+	finishRowNEON(unsafe.SliceData(o), inv, len(o))
+	return true
+}
+
+//go:noescape
 func greatestNEON(x *float32, n int) uint32
 
 func finite(x []float32) (ok, done bool) {
@@ -221,6 +232,82 @@ func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, 
 	return true
 }
 
+//go:noescape
+func rowsE4M3NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
+
+//go:noescape
+func rowsE5M2NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
+
+//go:noescape
+func columnsE4M3NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
+
+//go:noescape
+func columnsE5M2NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
+
+func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	whole := dim &^ 15
+	if active != NEON || whole == 0 {
+		return false
+	}
+	switch dtype {
+	case tensor.F8E4M3:
+		rowsE4M3NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, n, whole, ahead)
+	case tensor.F8E5M2:
+		rowsE5M2NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, n, whole, ahead)
+	default:
+		return false
+	}
+	if whole < dim {
+		for r := range n {
+			dtype.Widen8(dst[r*ld+whole:r*ld+dim], src[r*stride+whole:r*stride+dim])
+		}
+	}
+	return true
+}
+
+func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
+	rows, whole := n&^3, dim&^15
+	if active != NEON || rows == 0 || whole == 0 {
+		return false
+	}
+	switch dtype {
+	case tensor.F8E4M3:
+		columnsE4M3NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, rows, whole, ahead)
+	case tensor.F8E5M2:
+		columnsE5M2NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, rows, whole, ahead)
+	default:
+		return false
+	}
+	for r := range n {
+		for d := edge(r, rows, whole); d < dim; d++ {
+			dst[d*ld+r] = dtype.ToF32(uint16(src[r*stride+d]))
+		}
+	}
+	return true
+}
+
+//go:noescape
+func narrowF16NEON(dst *uint16, src *float32, n int)
+
+//go:noescape
+func narrowBF16NEON(dst *uint16, src *float32, n int)
+
+func narrow16(dst []uint16, src []float32, dtype tensor.DType) int {
+	n := len(src) &^ 7
+	if active != NEON || n == 0 {
+		return 0
+	}
+	switch dtype {
+	case tensor.F16:
+		narrowF16NEON(&dst[0], &src[0], n)
+	case tensor.BF16:
+		narrowBF16NEON(&dst[0], &src[0], n)
+	default:
+		return 0
+	}
+	return n
+}
+
 // edge is the first feature of row r that lies outside the whole blocks.
 func edge(r, rows, whole int) int {
 	if r < rows {
@@ -252,7 +339,7 @@ func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int
 }
 
 //go:noescape
-func gradientNEON(s, dp, g *float32, lse, delta float32, visible uint64)
+func gradientNEON(s, dp, grad *float32, lse, delta float32, visible uint64)
 
 func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
 	if active != NEON {

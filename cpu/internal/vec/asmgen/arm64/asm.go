@@ -4,8 +4,8 @@
 // words, encoded in encode.go, with the mnemonic in a comment. A test holds the
 // files in package vec to be what Files returns:
 //
-//	go test ./cpu/internal/vec/asmgen/arm64            # are they?
-//	go test ./cpu/internal/vec/asmgen/arm64 -generate  # write them
+//	go test ./cpu/internal/vec/asmgen/arm64          # are they?
+//	go test ./cpu/internal/vec/asmgen/arm64 -update  # write them
 package arm64
 
 import (

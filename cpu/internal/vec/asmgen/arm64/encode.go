@@ -30,6 +30,9 @@ func fmax(d, n, m vec) inst { return three(0x4e20f400, "FMAX", "4S", d, n, m) }
 // fcmgt sets all bits of a lane where n > m, which is false for NaN.
 func fcmgt(d, n, m vec) inst { return three(0x6ea0e400, "FCMGT", "4S", d, n, m) }
 
+// fcmeq sets all bits of a lane where n = m, which is false for NaN.
+func fcmeq(d, n, m vec) inst { return three(0x4e20e400, "FCMEQ", "4S", d, n, m) }
+
 // fcmeq0 sets all bits of a lane where n is 0.
 func fcmeq0(d, n vec) inst { return two(0x4ea0d800, "FCMEQ V%d.4S, V%d.4S, #0.0", d, n) }
 
@@ -48,6 +51,16 @@ func umaxv(d, n vec) inst { return two(0x6eb0a800, "UMAXV S%d, V%d.4S", d, n) }
 // fcvtl widens the lower four of eight binary16, fcvtl2 the upper four.
 func fcvtl(d, n vec) inst  { return two(0x0e217800, "FCVTL V%d.4S, V%d.4H", d, n) }
 func fcvtl2(d, n vec) inst { return two(0x4e217800, "FCVTL2 V%d.4S, V%d.8H", d, n) }
+
+// fcvtn rounds four float32 to binary16, into the lower half of d with the
+// upper set to 0, fcvtn2 into the upper half.
+func fcvtn(d, n vec) inst  { return two(0x0e216800, "FCVTN V%d.4H, V%d.4S", d, n) }
+func fcvtn2(d, n vec) inst { return two(0x4e216800, "FCVTN2 V%d.8H, V%d.4S", d, n) }
+
+// sshll7 makes the lower eight bytes halves, their signs extended, times 2⁷;
+// sshll7x2 the upper eight.
+func sshll7(d, n vec) inst   { return two(0x0f0fa400, "SSHLL V%d.8H, V%d.8B, #7", d, n) }
+func sshll7x2(d, n vec) inst { return two(0x4f0fa400, "SSHLL2 V%d.8H, V%d.16B, #7", d, n) }
 
 // shll puts the lower four of eight 16-bit elements into the upper halves of
 // 32-bit ones, which widens bfloat16; shll2 the upper four.

@@ -1,17 +1,72 @@
 package arm64
 
+import (
+	"fmt"
+	"math"
+)
+
 // element is a type of the rows that are loaded.
 type element struct {
 	name string
 	size int
-	low  func(d, n vec) inst // widens the lower four of eight
-	high func(d, n vec) inst // and the upper four
+	// unpack widens a full register of elements into as many as it fills.
+	unpack func(f *file, to []vec, from vec)
 }
 
 var elements = []element{
-	{"F32", 4, nil, nil},
-	{"F16", 2, fcvtl, fcvtl2},
-	{"BF16", 2, shll, shll2},
+	{"F32", 4, nil},
+	{"F16", 2, func(f *file, to []vec, from vec) { f.words(fcvtl(to[0], from), fcvtl2(to[1], from)) }},
+	{"BF16", 2, func(f *file, to []vec, from vec) { f.words(shll(to[0], from), shll2(to[1], from)) }},
+	{"E4M3", 1, (*file).unpackE4M3},
+	{"E5M2", 1, (*file).unpackE5M2},
+}
+
+// Registers of unpacking FP8.
+const (
+	vHalves  vec = 26 // and 27: elements as binary16
+	vMask    vec = 28 // no bit 14 of a half
+	vNaN     vec = 29 // 0x7f00 in halves
+	v256     vec = 30
+	vNothing vec = 31
+)
+
+func (f *file) unpackConstants(e element) {
+	switch e.name {
+	case "E5M2":
+		f.zero(vNothing)
+	case "E4M3":
+		f.op("MOVD $0xbfff, R11")
+		f.op("VDUP R11, V%d.H8", int(vMask))
+		f.op("MOVD $0x7f00, R11")
+		f.op("VDUP R11, V%d.H8", int(vNaN))
+		f.op("MOVD $%#x, R11", math.Float32bits(256))
+		f.op("VDUP R11, %v", v256)
+	}
+}
+
+// unpackE5M2 takes an E5M2 for what it is, the upper half of a binary16.
+func (f *file) unpackE5M2(to []vec, from vec) {
+	f.op("VZIP1 %s, %s, %s", from.bits(), vNothing.bits(), vHalves.bits())
+	f.op("VZIP2 %s, %s, %s", from.bits(), vNothing.bits(), (vHalves + 1).bits())
+	for i := range vec(2) {
+		f.words(fcvtl(to[2*i], vHalves+i), fcvtl2(to[2*i+1], vHalves+i))
+	}
+}
+
+// unpackE4M3 puts exponent and fraction where a binary16 has them, and the
+// sign into both bits above. With the lower of the two cleared that is a
+// binary16 of 2⁻⁸ times the value, unless it is NaN.
+func (f *file) unpackE4M3(to []vec, from vec) {
+	f.words(sshll7(vHalves, from), sshll7x2(vHalves+1, from))
+	for i := range vec(2) {
+		h := vHalves + i
+		f.op("VAND %s, %s, %s", vMask.bits(), h.bits(), h.bits())
+		f.op("VADD V%d.H8, V%d.H8, V%d.H8", h, h, to[2*i])
+		f.op("VCMEQ V%d.H8, V%d.H8, V%d.H8", vNaN, to[2*i], to[2*i])
+		f.op("VORR %s, %s, %s", to[2*i].bits(), h.bits(), h.bits())
+		f.words(fcvtl(to[2*i], h), fcvtl2(to[2*i+1], h))
+		f.words(fmul(to[2*i], to[2*i], v256), fmul(to[2*i+1], to[2*i+1], v256))
+	}
 }
 
 // General registers of the loads; strides in bytes.
@@ -30,14 +85,19 @@ func load() string {
 	for _, e := range elements {
 		f.columns(e)
 	}
+	f.narrow("F16", f.narrowF16)
+	f.narrow("BF16", f.narrowBF16)
 	return f.String()
 }
 
 func (f *file) loadArgs(e element) {
 	f.args("dst "+gDst, "ld "+gLd, "src "+gSrc, "stride "+gStride, "n "+gN, "dim "+gDim, "ahead "+gAhead)
 	f.op("LSL $2, %s", gLd)
-	f.op("LSL $%d, %s", e.size/2, gStride)
-	f.op("LSL $%d, %s", e.size/2, gAhead)
+	if e.size > 1 {
+		f.op("LSL $%d, %s", e.size/2, gStride)
+		f.op("LSL $%d, %s", e.size/2, gAhead)
+	}
+	f.unpackConstants(e)
 }
 
 // prefetch asks for the line of each 64 bytes of the row ahead of the row at
@@ -55,19 +115,25 @@ func (f *file) prefetch(e element, name string) {
 	f.label("%s", name)
 }
 
-// rows copies or widens: 16 elements at a time, then 8 or 4 as a register of
-// the type holds.
+// multiple is what dim is one of.
+func multiple(e element) string { return fmt.Sprint(max(8, 16/e.size)) }
+
+// rows copies or widens: 32 elements at a time, then 8 or 16.
 func (f *file) rows(e element) {
 	f.function("rows"+e.name+"NEON", 56, "func rows"+e.name+`(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
-dim is a multiple of 8.`)
+dim is a multiple of `+multiple(e)+".")
 	f.loadArgs(e)
 	f.label("row")
 	f.prefetch(e, "copy")
 	f.op("MOVD %s, %s", gSrc, gLine)
 	f.op("MOVD %s, %s", gDst, gTo)
 	f.op("MOVD %s, %s", gDim, gLeft)
-	for _, size := range []int{32, 8} {
-		next := map[int]string{32: "by8", 8: "next"}[size]
+	least := max(8, 16/e.size)
+	for _, size := range []int{32, least} {
+		next := "next"
+		if size > least {
+			next = fmt.Sprintf("by%d", least)
+		}
 		f.label("by%d", size)
 		f.op("CMP $%d, %s", size, gLeft)
 		f.op("BLT %s", next)
@@ -75,10 +141,10 @@ dim is a multiple of 8.`)
 		if e.size == 4 {
 			f.load(to, gLine, 0)
 		} else {
-			from := vecs(16, size/8)
+			from, n := vecs(16, size*e.size/16), 4/e.size
 			f.load(from, gLine, 0)
 			for i, v := range from {
-				f.words(e.low(to[2*i], v), e.high(to[2*i+1], v))
+				e.unpack(f, to[i*n:][:n], v)
 			}
 		}
 		f.store(to, gTo, 0)
@@ -95,11 +161,11 @@ dim is a multiple of 8.`)
 	f.op("RET")
 }
 
-// columns transposes blocks of four rows by four float32 or eight 16-bit
-// features, the latter before they are widened: half the shuffles.
+// columns transposes blocks of four rows by 16 bytes, before they are widened:
+// so a shuffle moves 16 bytes of any type.
 func (f *file) columns(e element) {
 	f.function("columns"+e.name+"NEON", 56, "func columns"+e.name+`(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
-n is a multiple of 4, dim of 8.`)
+n is a multiple of 4, dim of `+multiple(e)+".")
 	f.loadArgs(e)
 	f.label("rows")
 	f.op("MOVD %s, R11", gSrc)
@@ -118,20 +184,27 @@ n is a multiple of 4, dim of 8.`)
 	for i, v := range from {
 		f.op("FMOVQ.P 16(R%d), %s", 11+i, v.float())
 	}
-	to := vecs(16, 16/e.size)
-	if e.size == 4 {
-		f.transpose(from, vecs(4, 4), to)
-	} else {
-		f.transposeHalves(from, vecs(4, 4), vecs(8, 4))
-		for i := range vec(4) {
-			f.words(e.low(to[2*i], 8+i), e.high(to[2*i+1], 8+i))
+	switch e.size {
+	case 4:
+		f.transpose(from, vecs(4, 4), vecs(8, 4))
+	case 2:
+		f.interleave("H8", from, vecs(4, 4), vecs(8, 4))
+	case 1:
+		f.interleave("B16", from, vecs(4, 4), vecs(8, 4))
+	}
+	for _, v := range vecs(8, 4) {
+		to := vecs(16, 4/e.size)
+		if e.unpack != nil {
+			e.unpack(f, to, v)
+		} else {
+			to[0] = v
+		}
+		for _, v := range to {
+			f.op("FMOVQ %s, (%s)", v.float(), gTo)
+			f.op("ADD %s, %s", gLd, gTo)
 		}
 	}
-	for _, v := range to {
-		f.op("FMOVQ %s, (%s)", v.float(), gTo)
-		f.op("ADD %s, %s", gLd, gTo)
-	}
-	f.op("SUB $%d, %s", len(to), gLeft)
+	f.op("SUB $%d, %s", 16/e.size, gLeft)
 	f.op("CBNZ %s, block", gLeft)
 	f.op("ADD $16, %s", gDst)
 	f.op("SUB $4, %s", gN)
@@ -152,15 +225,54 @@ func (f *file) transpose(from, mid, to []vec) {
 	}
 }
 
-// transposeHalves turns four registers of eight 16-bit elements: the lower
-// half of to[i] has element 2i of each, the upper half element 2i+1.
-func (f *file) transposeHalves(from, mid, to []vec) {
+// interleave turns four registers of small elements: to has element 0 of each,
+// then element 1 of each, and so on.
+func (f *file) interleave(arrangement string, from, mid, to []vec) {
 	zip := func(a, b, low, high vec) {
-		f.op("VZIP1 V%d.H8, V%d.H8, V%d.H8", b, a, low)
-		f.op("VZIP2 V%d.H8, V%d.H8, V%d.H8", b, a, high)
+		f.op("VZIP1 V%[2]d.%[1]s, V%[3]d.%[1]s, V%[4]d.%[1]s", arrangement, b, a, low)
+		f.op("VZIP2 V%[2]d.%[1]s, V%[3]d.%[1]s, V%[4]d.%[1]s", arrangement, b, a, high)
 	}
 	zip(from[0], from[2], mid[0], mid[1]) // a0 c0 a1 c1 …
 	zip(from[1], from[3], mid[2], mid[3]) // b0 d0 b1 d1 …
 	zip(mid[0], mid[2], to[0], to[1])
 	zip(mid[1], mid[3], to[2], to[3])
+}
+
+// narrow rounds 8 elements at a time, V0 and V1, into V2.
+func (f *file) narrow(name string, round func()) {
+	f.function("narrow"+name+"NEON", 24, "func narrow"+name+`NEON(dst *uint16, src *float32, n int)
+n is a multiple of 8.`)
+	f.args("dst R0", "src R1", "n R2")
+	if name == "BF16" {
+		f.op("MOVD $0x7fff, R3")
+		f.op("VDUP R3, %v", vec(16))
+		f.op("MOVD $1, R3")
+		f.op("VDUP R3, %v", vec(17))
+		f.op("MOVD $0x400000, R3")
+		f.op("VDUP R3, %v", vec(18))
+	}
+	f.label("loop")
+	f.op("FLDPQ.P 32(R1), (F0, F1)")
+	round()
+	f.op("FMOVQ.P F2, 16(R0)")
+	f.op("SUB $8, R2")
+	f.op("CBNZ R2, loop")
+	f.op("RET")
+}
+
+func (f *file) narrowF16() { f.words(fcvtn(2, 0), fcvtn2(2, 1)) }
+
+// narrowBF16 adds to the bits a little less than half of the last bit that is
+// kept, and one more where that bit is set; a NaN is made quiet instead.
+func (f *file) narrowBF16() {
+	for i := range vec(2) {
+		f.op("VUSHR $16, %v, %v", i, 4+i)
+		f.op("VAND %s, %s, %s", vec(17).bits(), (4 + i).bits(), (4 + i).bits())
+		f.op("VADD %v, %v, %v", vec(16), 4+i, 4+i)
+		f.op("VADD %v, %v, %v", i, 4+i, 4+i)
+		f.words(fcmeq(6+i, i, i))
+		f.op("VORR %s, %s, %s", vec(18).bits(), i.bits(), i.bits())
+		f.op("VBIT %s, %s, %s", (6 + i).bits(), (4 + i).bits(), i.bits())
+	}
+	f.op("VUZP2 V1.H8, V0.H8, V2.H8")
 }

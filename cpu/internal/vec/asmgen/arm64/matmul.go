@@ -16,7 +16,7 @@ import (
 //	8 × 8   A by columns      4                          20.5
 //	4 × 16  A by rows         5                          20.75
 //	2 × 32  A by rows         8.5                        22.25
-//	1 × 32  (8 sums)          16.5                       27.5
+//	1 × 32  (8 sums)          16.5                       28
 
 // General registers of the product; strides in bytes.
 const (

@@ -379,8 +379,8 @@ func (f *file) take() {
 
 func (f *file) gradient() {
 	const vLSE, vDelta, vWord, vBit, vSeen, vDP = vec(0), vec(1), vec(2), vec(3), vec(4), vec(6)
-	f.function("gradientNEON", 40, "func gradientNEON(s, dp, g *float32, lse, delta float32, visible uint64)")
-	f.args("s R0", "dp R1", "g R2")
+	f.function("gradientNEON", 40, "func gradientNEON(s, dp, grad *float32, lse, delta float32, visible uint64)")
+	f.args("s R0", "dp R1", "grad R2") // g alone is a register
 	f.broadcast(vLSE, "lse+24(FP)")
 	f.broadcast(vDelta, "delta+28(FP)")
 	f.op("MOVD visible+32(FP), R9")

@@ -7,6 +7,7 @@ func state() string {
 	f.blend()
 	f.scaleRow()
 	f.finishStrip()
+	f.finishRow()
 	f.finite()
 	f.rotate()
 	return f.String()
@@ -143,6 +144,30 @@ func (f *file) finishStrip() {
 	f.op("CBNZ R2, feature")
 	f.label("done")
 	f.op("RET")
+}
+
+func (f *file) finishRow() {
+	f.function("finishRowNEON", 24, "func finishRowNEON(o *float32, inv float32, n int)")
+	f.op("MOVD o+0(FP), R0")
+	f.op("MOVD n+16(FP), R2")
+	f.broadcast(31, "inv+8(FP)")
+	f.zero(30)
+	f.alongRow(func(size int) {
+		if size == 1 {
+			f.op("FMOVS (R0), F0")
+			f.op("FMULS F31, F0, F0")
+			f.op("FADDS F30, F0, F0")
+			f.op("FMOVS.P F0, 4(R0)")
+			return
+		}
+		o := vecs(0, size/4)
+		f.load(o, "R0", 0)
+		for _, v := range o {
+			f.words(fmul(v, v, 31), fadd(v, v, 30))
+		}
+		f.store(o, "R0", 0)
+		f.op("ADD $%d, R0", 4*size)
+	})
 }
 
 func (f *file) finite() {
