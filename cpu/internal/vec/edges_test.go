@@ -3,55 +3,10 @@ package vec
 import (
 	"math"
 	"testing"
-	"unsafe"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
-
-// FP8 rows and columns hold what their elements are, in every variant, and
-// nothing beside them is written.
-func TestFP8Widens(t *testing.T) {
-	before := Active()
-	defer Use(before)
-	m := newMemory(t)
-	for _, v := range Variants() {
-		Use(v)
-		for seed := range uint64(200) {
-			m.reset(seed)
-			columns := seed%2 == 0
-			n, dim, stride, ld, ahead, size := shape(m.r, columns)
-			dtype := [3]tensor.DType{tensor.F8E4M3, tensor.F8E5M2, tensor.U8}[m.r.IntN(3)]
-			length := (n-1)*stride + dim
-			words := place[uint32](m, anyBits, (length+3)/4)
-			for i := range words {
-				words[i] = m.r.Uint32()
-			}
-			src := unsafe.Slice((*uint8)(unsafe.Pointer(&words[0])), 4*len(words))
-			dst := m.floats(size, normal)
-			want := m.snapshot()
-			out := unsafe.Slice((*float32)(unsafe.Pointer(&want[1][0])), len(want[1])/4)
-			at := (uintptr(unsafe.Pointer(&dst[0])) - uintptr(unsafe.Pointer(&m.used[1].region[0]))) / 4
-			for r := range n {
-				for d := range dim {
-					i := r*ld + d
-					if columns {
-						i = d*ld + r
-					}
-					out[int(at)+i] = dtype.ToF32(uint16(src[r*stride+d]))
-				}
-			}
-			if columns {
-				Columns8(dst, ld, src[:length], dtype, stride, n, dim, ahead)
-			} else {
-				Rows8(dst, ld, src[:length], dtype, stride, n, dim, ahead)
-			}
-			if operand, element, got, want, differ := m.differ(want); differ {
-				t.Fatalf("%v, %v, columns %v, %d×%d, seed %d: operand %d element %d is %#x, want %#x", v, dtype, columns, n, dim, seed, operand, element, got, want)
-			}
-		}
-	}
-}
 
 // One NaN or Inf is seen wherever it lies, and the largest number is none.
 func TestFiniteSeesEachElement(t *testing.T) {
@@ -116,6 +71,48 @@ func TestHiddenKeysWeighNothing(t *testing.T) {
 			for k, w := range s {
 				if hidden := k != j; hidden && math.Float32bits(w) != 0 || !hidden && w == w {
 					t.Fatalf("%v: only key %d is seen: the weight of %d is %v", v, j, k, w)
+				}
+			}
+		}
+	}
+}
+
+// A maximum of zero is +0, whichever zeros are among the scores.
+func TestMaximumOfZerosIsPositive(t *testing.T) {
+	before := Active()
+	defer Use(before)
+	minus := float32(math.Copysign(0, -1))
+	ones := make([]float32, Lanes)
+	for i := range ones {
+		ones[i] = 1
+	}
+	for _, v := range Variants() {
+		Use(v)
+		for at := range Stride {
+			for _, start := range []float32{kernel.MaxStart, 0, minus} {
+				s, strip := make([]float32, Stride), make([]float32, Stride*Lanes)
+				for i := range strip {
+					strip[i] = minus
+				}
+				copy(s, strip)
+				s[at] = 0
+				for i := range Lanes {
+					strip[at*Lanes+i] = 0
+				}
+				var m, l, f [Lanes]float32
+				m[0] = start
+				SoftmaxRows(kernel.Exact, s, 1, ones[:1], []uint64{1<<at | 1<<(at^1)}, m[:1], l[:1], f[:1])
+				if math.Float32bits(m[0]) != 0 {
+					t.Fatalf("%v: rows, +0 at %d after %v: maximum %v", v, at, start, m[0])
+				}
+				for i := range m {
+					m[i] = start
+				}
+				SoftmaxStrip(kernel.Exact, strip, Stride, ones, nil, m[:], l[:], f[:])
+				for i, x := range m {
+					if math.Float32bits(x) != 0 {
+						t.Fatalf("%v: lane %d, +0 at %d after %v: maximum %v", v, i, at, start, x)
+					}
 				}
 			}
 		}

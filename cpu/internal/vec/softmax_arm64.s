@@ -136,6 +136,11 @@ all:
 	CBNZ R9, all
 
 weights:
+	VEOR V8.B16, V8.B16, V8.B16
+	WORD $0x4e28d400 // FADD V0.4S, V0.4S, V8.4S
+	WORD $0x4e28d421 // FADD V1.4S, V1.4S, V8.4S
+	WORD $0x4e28d442 // FADD V2.4S, V2.4S, V8.4S
+	WORD $0x4e28d463 // FADD V3.4S, V3.4S, V8.4S
 	// f = E(m − m'), l = l·f
 	FLDPQ 0(R5), (F4, F5)
 	FLDPQ 32(R5), (F6, F7)
@@ -406,13 +411,8 @@ scores:
 	VEXT $4, V0.B16, V0.B16, V16.B16
 	WORD $0x6ea0e60c // FCMGT V12.4S, V16.4S, V0.4S
 	VBIT V12.B16, V16.B16, V0.B16
-	FCMPS $(0.0), F0
-	BNE weights
-	FMOVS (R4), F16
-	FCMPS $(0.0), F16
-	BNE zero
-
-weights:
+	VEOR V16.B16, V16.B16, V16.B16
+	WORD $0x4e30d400 // FADD V0.4S, V0.4S, V16.4S
 	VDUP V0.S[0], V0.S4
 	FMOVS (R4), F16
 	WORD $0x4ea0d610 // FSUB V16.4S, V16.4S, V0.4S
@@ -542,16 +542,6 @@ weight:
 	SUB $1, R1
 	CBNZ R1, row
 	RET
-
-zero:
-	// The maximum is a zero, and m is none: it has the sign of the first.
-	MOVD R0, R8
-
-find:
-	FMOVS.P 4(R8), F0
-	FCMPS $(0.0), F0
-	BNE find
-	B weights
 
 // func sumRowsNEON(s *float32, rows int, l *float32)
 // l[r] = l[r] + s[r·Stride+j] for j = 0 … Stride−1, one after another.

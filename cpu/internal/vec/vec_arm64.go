@@ -239,6 +239,12 @@ func rowsE4M3NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahea
 func rowsE5M2NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
 
 //go:noescape
+func rowsU8NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
+
+//go:noescape
+func columnsU8NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
+
+//go:noescape
 func columnsE4M3NEON(dst *float32, ld int, src unsafe.Pointer, stride, n, dim, ahead int)
 
 //go:noescape
@@ -254,6 +260,8 @@ func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, di
 		rowsE4M3NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, n, whole, ahead)
 	case tensor.F8E5M2:
 		rowsE5M2NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, n, whole, ahead)
+	case tensor.U8:
+		rowsU8NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, n, whole, ahead)
 	default:
 		return false
 	}
@@ -275,6 +283,8 @@ func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n,
 		columnsE4M3NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, rows, whole, ahead)
 	case tensor.F8E5M2:
 		columnsE5M2NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, rows, whole, ahead)
+	case tensor.U8:
+		columnsU8NEON(&dst[0], ld, unsafe.Pointer(&src[0]), stride, rows, whole, ahead)
 	default:
 		return false
 	}
@@ -285,6 +295,90 @@ func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n,
 	}
 	return true
 }
+
+//go:noescape
+func rowsU4NEON(dst *float32, ld int, src *uint8, stride, n, words int)
+
+//go:noescape
+func affineRowsNEON(x *float32, ld, n, dim int, scale, zero *float32)
+
+//go:noescape
+func affineGroupsNEON(x *float32, ld, n, groups, group int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+// wholeCodes reports whether rows of dim codes fill vector registers.
+func wholeCodes(codec kernel.Codec, dim int) bool {
+	return codec == kernel.Int8 && dim%16 == 0 || codec == kernel.Int4 && dim%32 == 0
+}
+
+// widenRows widens n rows of codes for which wholeCodes is true.
+func widenRows(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim int) {
+	if codec == kernel.Int8 {
+		rowsU8NEON(&dst[0], ld, unsafe.Pointer(&codes[0]), stride, n, dim, 0)
+	} else {
+		rowsU4NEON(&dst[0], ld, &codes[0], stride, n, dim/8)
+	}
+}
+
+func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
+	if active != NEON || !wholeCodes(codec, dim) {
+		return false
+	}
+	var s, z [kernel.MaxHeadDim]float32
+	rowsF16NEON(&s[0], 0, unsafe.Pointer(&scale[0]), 0, 1, dim, 0)
+	rowsF16NEON(&z[0], 0, unsafe.Pointer(&zero[0]), 0, 1, dim, 0)
+	if !columns {
+		widenRows(dst, ld, codes, codec, stride, n, dim)
+		affineRowsNEON(&dst[0], ld, n, dim, &s[0], &z[0])
+		return true
+	}
+	var four [4 * kernel.MaxHeadDim]float32
+	for r := 0; r < n; r += 4 {
+		rows := min(4, n-r)
+		widenRows(four[:], dim, codes[r*stride:], codec, stride, rows, dim)
+		affineRowsNEON(&four[0], dim, rows, dim, &s[0], &z[0])
+		ColumnsF32(dst[r:], ld, four[:], dim, rows, dim, 0)
+	}
+	return true
+}
+
+func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
+	if active != NEON || !wholeCodes(codec, dim) || group%4 != 0 {
+		return false
+	}
+	widenRows(dst, ld, codes, codec, stride, n, dim)
+	affineGroupsNEON(&dst[0], ld, n, dim/group, group, &scale[0], scaleStride, &zero[0], zeroStride)
+	return true
+}
+
+//go:noescape
+func softCapNEON(x *float32, n int, inv, limit float32)
+
+func softCap(x []float32, inv, limit float32) int {
+	n := len(x) &^ 3
+	if active != NEON || n == 0 {
+		return 0
+	}
+	softCapNEON(&x[0], n, inv, limit)
+	return n
+}
+
+//go:noescape
+func addProductNEON(y, a, b *float32, n int)
+
+func addProduct(y, a, b []float32) int {
+	n := len(y) &^ 7
+	if active != NEON || n == 0 {
+		return 0
+	}
+	addProductNEON(&y[0], &a[0], &b[0], n)
+	return n
+}
+
+// Prefetch hints that n rows of size bytes, stride bytes apart, will be read
+// soon: they are brought to the second-level cache.
+//
+//go:noescape
+func Prefetch(p unsafe.Pointer, stride, n, size int)
 
 //go:noescape
 func narrowF16NEON(dst *uint16, src *float32, n int)

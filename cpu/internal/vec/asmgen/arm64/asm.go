@@ -16,8 +16,10 @@ import (
 // Files returns the assembly files by name.
 func Files() map[string]string {
 	return map[string]string{
+		"codec_arm64.s":   codec(),
 		"load_arm64.s":    load(),
 		"matmul_arm64.s":  matmul(),
+		"score_arm64.s":   score(),
 		"softmax_arm64.s": softmax(),
 		"state_arm64.s":   state(),
 	}

@@ -45,6 +45,9 @@ func fmla(d, n, m vec, i int) inst {
 // bic is n and not m.
 func bic(d, n, m vec) inst { return three(0x4e601c00, "BIC", "16B", d, n, m) }
 
+// ucvtf converts unsigned 32-bit integers.
+func ucvtf(d, n vec) inst { return two(0x6e21d800, "UCVTF V%d.4S, V%d.4S", d, n) }
+
 // umaxv is the greatest of four lanes as unsigned integers.
 func umaxv(d, n vec) inst { return two(0x6eb0a800, "UMAXV S%d, V%d.4S", d, n) }
 

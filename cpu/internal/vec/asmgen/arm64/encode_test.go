@@ -29,6 +29,7 @@ var encodings = []struct {
 	{fmla(31, 1, 18, 1), "FMLA V31.4S, V1.4S, V18.S[1]", 0x4fb2103f},
 	{fmla(18, 31, 1, 2), "FMLA V18.4S, V31.4S, V1.S[2]", 0x4f811bf2},
 	{fmla(1, 18, 31, 3), "FMLA V1.4S, V18.4S, V31.S[3]", 0x4fbf1a41},
+	{ucvtf(31, 9), "UCVTF V31.4S, V9.4S", 0x6e21d93f},
 	{umaxv(31, 9), "UMAXV S31, V9.4S", 0x6eb0a93f},
 	{fcvtl(31, 9), "FCVTL V31.4S, V9.4H", 0x0e21793f},
 	{fcvtl2(9, 31), "FCVTL2 V9.4S, V31.8H", 0x4e217be9},

@@ -19,6 +19,7 @@ var elements = []element{
 	{"BF16", 2, func(f *file, to []vec, from vec) { f.words(shll(to[0], from), shll2(to[1], from)) }},
 	{"E4M3", 1, (*file).unpackE4M3},
 	{"E5M2", 1, (*file).unpackE5M2},
+	{"U8", 1, (*file).unpackU8},
 }
 
 // Registers of unpacking FP8.
@@ -29,6 +30,19 @@ const (
 	v256     vec = 30
 	vNothing vec = 31
 )
+
+// unpackU8 widens unsigned bytes to 16, then 32 bits, then converts.
+func (f *file) unpackU8(to []vec, from vec) {
+	f.op("VUSHLL $0, V%d.B8, V%d.H8", from, vHalves)
+	f.op("VUSHLL2 $0, V%d.B16, V%d.H8", from, vHalves+1)
+	for i := range vec(2) {
+		f.op("VUSHLL $0, V%d.H4, %v", int(vHalves+i), to[2*i])
+		f.op("VUSHLL2 $0, V%d.H8, %v", int(vHalves+i), to[2*i+1])
+	}
+	for _, v := range to {
+		f.words(ucvtf(v, v))
+	}
+}
 
 func (f *file) unpackConstants(e element) {
 	switch e.name {

@@ -20,13 +20,16 @@ const (
 
 const minusInf = 0xff800000
 
-// tables are the constants of softmax and state.
-func (f *file) tables() {
+// expTable and bitTable are constants of the functions that follow.
+func (f *file) expTable() {
 	words := []uint32{math.Float32bits(kernel.Exp2Shift)}
 	for _, c := range kernel.Exp2Coef {
 		words = append(words, math.Float32bits(c))
 	}
 	f.table("exp2", append(words, math.Float32bits(-125)))
+}
+
+func (f *file) bitTable() {
 	bit := make([]uint32, lanes)
 	for i := range bit {
 		bit[i] = 1 << i
@@ -74,7 +77,8 @@ func (f *file) exp2(x, z, r, q, p []vec) {
 
 func softmax() string {
 	f := newFile()
-	f.tables()
+	f.expTable()
+	f.bitTable()
 	f.softmaxStrip()
 	f.softmaxRows()
 	f.sumRows()
@@ -117,6 +121,10 @@ func (f *file) softmaxStrip() {
 	f.op("CBNZ R9, all")
 
 	f.label("weights")
+	f.zero(vWord)
+	for i := range vec(4) {
+		f.words(fadd(vM+i, vM+i, vWord)) // −0 made +0
+	}
 	f.note("f = E(m − m'), l = l·f")
 	const vTop, vL = vM, vec(4)
 	x, z, r, q, p := vecs(16, 2), vecs(18, 2), vecs(20, 2), vecs(22, 2), vecs(9, 2)
@@ -220,8 +228,6 @@ All but the sum: l = l·f.`)
 	f.op("SUB $1, R7")
 	f.op("CBNZ R7, scores")
 	f.topOfRow(vTop, vSeen, vT)
-
-	f.label("weights")
 	f.op("VDUP V%d.S[0], %v", int(vTop), vTop)
 	x, z, r, q, p := vecs(16, 2), vecs(18, 2), vecs(20, 2), vecs(22, 2), vecs(2, 2)
 	f.op("FMOVS (R4), %s", x[0].float())
@@ -257,15 +263,6 @@ All but the sum: l = l·f.`)
 	f.op("SUB $1, R1")
 	f.op("CBNZ R1, row")
 	f.op("RET")
-
-	f.label("zero")
-	f.note("The maximum is a zero, and m is none: it has the sign of the first.")
-	f.op("MOVD R0, R8")
-	f.label("find")
-	f.op("FMOVS.P 4(R8), %s", vTop.float())
-	f.op("FCMPS $(0.0), %s", vTop.float())
-	f.op("BNE find")
-	f.op("B weights")
 }
 
 // seen turns the low 4·n bits of R9 into masks of n registers and shifts them out.
@@ -280,8 +277,7 @@ func (f *file) seen(masks, word, bit vec, n int) {
 	f.op("LSR $%d, R9", 4*n)
 }
 
-// topOfRow reduces four registers to the lowest lane of the first. Which of
-// two zeros is taken would depend on their places: then it goes to zero.
+// topOfRow reduces four registers to the lowest lane of the first.
 func (f *file) topOfRow(top, mask, t vec) {
 	larger := func(a, b vec) {
 		f.words(fcmgt(mask, b, a))
@@ -294,11 +290,8 @@ func (f *file) topOfRow(top, mask, t vec) {
 		f.op("VEXT $%d, %s, %s, %s", bytes, top.bits(), top.bits(), t.bits())
 		larger(top, t)
 	}
-	f.op("FCMPS $(0.0), %s", top.float())
-	f.op("BNE weights")
-	f.op("FMOVS (R4), %s", t.float())
-	f.op("FCMPS $(0.0), %s", t.float())
-	f.op("BNE zero")
+	f.zero(t)
+	f.words(fadd(top, top, t)) // −0 made +0, whichever came first
 }
 
 // sumRows adds along the keys: four rows side by side after a transposition,

@@ -2,7 +2,7 @@ package arm64
 
 func state() string {
 	f := newFile()
-	f.tables()
+	f.expTable()
 	f.mergeStrip()
 	f.blend()
 	f.scaleRow()
