@@ -18,7 +18,7 @@ const (
 	stride = kernel.TileSize
 )
 
-const minusInf = 0xff800000
+const minusInf uint32 = 0xff800000
 
 // expTable and bitTable are constants of the functions that follow.
 func (f *file) expTable() {
