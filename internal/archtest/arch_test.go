@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"backend":           {"kernel", "cpu", "cuda"},
 
 	"cpu/internal/vec/asmgen/amd64": {},
+	"cpu/internal/vec/asmgen/arm64": {"kernel"},
 }
 
 // anything may be imported by these, and nothing imports them.
