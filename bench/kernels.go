@@ -28,11 +28,17 @@ type kernelFlags struct {
 	variants         []string
 	policies         []kernel.Policy
 	quick, full      bool
-	peers            bool
+	torch            bool
 	python, ggml     string
 	time, max        time.Duration
 	json, plot, only string
 }
+
+// Memory for the roof of reading is more than caches hold.
+var (
+	roofBytes = int64(2 << 30)
+	roofTime  = time.Second
+)
 
 // quickLimit is when -quick begins no further case.
 const quickLimit = 38 * time.Second
@@ -61,7 +67,7 @@ func parseKernels(std streams, args []string) (*kernelFlags, error) {
 	}
 	f.BoolVar(&o.quick, "quick", false, "few cases: under 50 s on two cores")
 	f.BoolVar(&o.full, "full", false, "every combination of what is listed")
-	f.BoolVar(&o.peers, "peers", false, "time PyTorch too (flash and math), and ggml if -ggml is given")
+	f.BoolVar(&o.torch, "peers", false, "time PyTorch too (flash and math), and ggml if -ggml is given")
 	f.StringVar(&o.python, "python", "python3", "the Python that has torch")
 	f.StringVar(&o.ggml, "ggml", "", "`path` of ggml's test-backend-ops, to be timed too")
 	f.DurationVar(&o.time, "time", time.Second, "measuring time of each contender of a case (with -quick 100ms)")
@@ -183,34 +189,50 @@ func defaultThreads() string {
 type kernelRun struct {
 	*kernelFlags
 	cases  []kernels.Case
+	peers  []kernels.Peer
 	runner *kernels.Runner
 	roofs  kernels.Roofs
 	rows   []kernels.Row
 	start  time.Time
 }
 
-func runKernels(ctx context.Context, std streams, args []string) error {
+// newKernelRun checks a command line: before the work, not after.
+func newKernelRun(std streams, args []string) (*kernelRun, error) {
 	o, err := parseKernels(std, args)
+	if err != nil {
+		return nil, err
+	}
+	r := &kernelRun{kernelFlags: o, start: time.Now(), cases: o.axes.Cases(o.full)}
+	all := r.cases[0]
+	r.cases = slices.DeleteFunc(r.cases, func(c kernels.Case) bool { return !strings.Contains(c.String(), o.only) })
+	if len(r.cases) == 0 {
+		return nil, fmt.Errorf("no case contains %q; they look like %v", o.only, all)
+	}
+	for _, path := range []string{o.json, o.plot} {
+		folder := filepath.Dir(path)
+		if info, err := os.Stat(folder); err != nil {
+			return nil, err
+		} else if !info.IsDir() {
+			return nil, fmt.Errorf("%s is not a directory", folder)
+		}
+	}
+	return r, nil
+}
+
+func runKernels(ctx context.Context, std streams, args []string) error {
+	r, err := newKernelRun(std, args)
 	if err != nil {
 		return err
 	}
-	r := &kernelRun{kernelFlags: o, start: time.Now(), cases: o.axes.Cases(o.full)}
-	r.cases = slices.DeleteFunc(r.cases, func(c kernels.Case) bool { return !strings.Contains(c.String(), o.only) })
-	if len(r.cases) == 0 {
-		return fmt.Errorf("no case contains %q, such as %v", o.only, o.axes.Cases(false)[0])
-	}
-	for _, path := range []string{o.json, o.plot} { // before the work, not after
-		if info, err := os.Stat(filepath.Dir(path)); err != nil {
-			return err
-		} else if !info.IsDir() {
-			return fmt.Errorf("%s is not a directory", filepath.Dir(path))
-		}
-	}
-	if procs := slices.Max(o.axes.Threads); procs > runtime.GOMAXPROCS(0) {
+	return r.run(ctx, std)
+}
+
+func (r *kernelRun) run(ctx context.Context, std streams) error {
+	if procs := slices.Max(r.axes.Threads); procs > runtime.GOMAXPROCS(0) {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 	}
-	defer cpu.UseVariant(cpu.Variant())
-	r.runner = &kernels.Runner{Variants: o.variants, Policies: o.policies, Time: o.time, Max: o.max, Memory: kernels.Available() / 3}
+	memory := kernels.Available() / 3 // a peer has as much
+	r.runner = &kernels.Runner{Variants: r.variants, Policies: r.policies, Peers: r.peers, Time: r.time, Max: r.max, Memory: memory}
 	defer r.runner.Close()
 	if err := r.openPeers(ctx); err != nil {
 		return err
@@ -228,15 +250,15 @@ func runKernels(ctx context.Context, std streams, args []string) error {
 }
 
 func (r *kernelRun) openPeers(ctx context.Context) error {
-	if r.peers {
-		torch, err := kernels.StartTorch(ctx, r.python, r.runner.Memory)
+	if r.torch {
+		torch, err := kernels.StartTorch(ctx, r.python, r.runner.Memory, r.max)
 		if err != nil {
 			return err
 		}
 		r.runner.Peers = append(r.runner.Peers, torch)
 	}
 	if r.ggml != "" {
-		ggml, err := kernels.StartGGML(ctx, r.ggml)
+		ggml, err := kernels.StartGGML(ctx, r.ggml, r.max)
 		if err != nil {
 			return err
 		}
@@ -247,10 +269,9 @@ func (r *kernelRun) openPeers(ctx context.Context) error {
 
 // measure fills roofs and rows until it is done, or told to stop.
 func (r *kernelRun) measure(ctx context.Context, std streams) error {
-	// Memory is read from an area that no cache holds.
-	bytes, d := min(int64(2<<30), r.runner.Memory), time.Second
+	bytes, d := min(roofBytes, r.runner.Memory), roofTime
 	if r.quick {
-		bytes, d = min(bytes, 1<<30), 200*time.Millisecond
+		bytes, d = min(bytes, 1<<30), d/5
 	}
 	var err error
 	if r.roofs, err = kernels.MeasureRoofs(ctx, r.axes.Threads, bytes, d); err != nil {

@@ -134,8 +134,8 @@ func Quick(threads []int) Axes {
 	return a
 }
 
-// longPrefill is the length from which prefill has one KV head only: its cost
-// grows with the square.
+// longPrefill is the length from which prefill has as few heads as its group
+// allows, and two at least: its cost grows with the square.
 const longPrefill = 32 << 10
 
 // base is the value that an axis keeps while another varies.
@@ -181,14 +181,13 @@ func (a *Axes) Cases(full bool) []Case {
 	return cases
 }
 
-// setHeads takes 8 KV heads in decode; in prefill 8 query heads, or, where it
-// is long, one group.
+// setHeads takes 8 KV heads in decode; in prefill 8 query heads, or fewer.
 func (c *Case) setHeads(group int) {
 	switch {
 	case c.Kind == Decode:
 		c.KVHeads = 8
 	case c.Length >= longPrefill:
-		c.KVHeads = 1
+		c.KVHeads = max(2/group, 1)
 	default:
 		c.KVHeads = max(8/group, 1)
 	}

@@ -46,6 +46,16 @@ func (e *TooLongError) Error() string {
 	return fmt.Sprintf("one run takes about %.3g s, above -max %v", e.Estimate.Seconds(), e.Max)
 }
 
+// fits is a *TooLongError if a run at so many FLOP a second and thread takes
+// longer than max. A peer cannot be asked what it takes, nor stopped.
+func fits(c Case, rate float64, max time.Duration) error {
+	seconds := c.FLOP() / (rate * float64(c.Threads))
+	if seconds <= max.Seconds() {
+		return nil
+	}
+	return &TooLongError{time.Duration(min(seconds, 1e9) * 1e9), max}
+}
+
 // ours is the library's kernel with a set of leaf loops under a policy. What
 // is wrong with it is its Note.
 func (r *Runner) ours(p *problem, variant string, policy kernel.Policy) *Contender {

@@ -23,19 +23,21 @@ import (
 // environment: ggml must have been built with OpenMP, as it is by default.
 type GGML struct {
 	path   string
-	op     int // FLASH_ATTN_EXT in this version's enum ggml_op
+	max    time.Duration // of a run
+	op     int           // FLASH_ATTN_EXT in this version's enum ggml_op
 	folder string
 }
 
 const ggmlName = "ggml"
 
-// StartGGML tries the binary at path. The error says what it did instead.
-func StartGGML(ctx context.Context, path string) (*GGML, error) {
+// StartGGML tries the binary at path; a run of a case may take about max. The
+// error says what it did instead.
+func StartGGML(ctx context.Context, path string, max time.Duration) (*GGML, error) {
 	folder, err := os.MkdirTemp("", "longctx-ggml-")
 	if err != nil {
 		return nil, err
 	}
-	g := &GGML{path: path, folder: folder}
+	g := &GGML{path: path, max: max, folder: folder}
 	if g.op, err = g.findOp(ctx); err != nil {
 		g.Close()
 		return nil, fmt.Errorf("ggml: %w", err)
@@ -116,17 +118,24 @@ func ggmlLine(op int, c Case, name string, scale float32, gap int64) string {
 // do. A gap between the heads of Query, memory that nothing touches, counts.
 const (
 	ggmlRepeat = 8 << 30
-	ggmlFLOPS  = 30e9 // a second and thread, about
-	ggmlWhile  = 1    // second, after which it stops anyway
+	ggmlWhile  = 1 // second, after which it stops anyway
 )
 
+// ggmlRate is about how many FLOP a second a thread does at most: of prefill,
+// it has tiles for F32 and F16 only.
+func ggmlRate(c Case) float64 {
+	if c.Kind == Prefill && c.KV.GGML <= 1 {
+		return 60e9
+	}
+	return 10e9
+}
+
 func ggmlGap(c Case) int64 {
-	runs := math.Ceil(ggmlWhile * ggmlFLOPS * float64(c.Threads) / c.FLOP())
-	gap := (ggmlRepeat/int64(min(runs, 1<<20))/int64(c.Heads) + 63) &^ 63
-	if gap <= c.queryBytes()/int64(c.Heads) || float64(ggmlRepeat)/c.Bytes() <= runs {
+	runs := math.Ceil(ggmlWhile * ggmlRate(c) * float64(c.Threads) / c.FLOP())
+	if c.Heads == 1 || float64(ggmlRepeat)/c.Bytes() <= runs {
 		return 0
 	}
-	return gap
+	return (ggmlRepeat/int64(runs)/int64(c.Heads-1) + 63) &^ 63
 }
 
 // Contenders is one, or a Note that the case has no counterpart.
@@ -136,6 +145,10 @@ func (g *GGML) Contenders(ctx context.Context, c Case, _ int) ([]*Contender, err
 		return []*Contender{without(ggmlName, "", fmt.Errorf("no counterpart: it has no %v", c.KV))}, nil
 	case c.Kind == Prefill && c.Causal:
 		return []*Contender{without(ggmlName, "", errors.New("no counterpart: its masks are random; see full"))}, nil
+	}
+	// it runs three times at least
+	if err := fits(c, ggmlRate(c)/3, g.max); err != nil {
+		return []*Contender{without(ggmlName, "", err)}, nil
 	}
 	line := ggmlLine(g.op, c, "case", float32(1/math.Sqrt(float64(c.HeadDim))), ggmlGap(c))
 	contender := without(ggmlName, "", errors.New(""))

@@ -62,7 +62,12 @@ func (r *Runner) Prepare(cases []Case) error {
 	if r.arena, err = newArena(r.backend(1), kv); err != nil {
 		return fmt.Errorf("kernels: %w", err)
 	}
-	r.query = make([]byte, 2*query)
+	buffer, err := r.backend(1).Alloc(2 * query)
+	if err != nil {
+		return fmt.Errorf("kernels: %w", err)
+	}
+	v := tensor.Of(buffer, tensor.F32)
+	r.query = v.Bytes()
 	fill(r.query[:query], tensor.F32)
 	return nil
 }
@@ -119,6 +124,29 @@ func (r *Runner) Run(ctx context.Context, c Case) ([]Row, error) {
 		rows = append(rows, Row{c, "cpu", contender.Variant, contender.Peer, medians[i], contender.Error, contender.Note})
 	}
 	return rows, nil
+}
+
+// Load makes the tensors of a case, up to two gigabytes, and returns what
+// computes it once, a layer after another. It is for benchmarks.
+func Load(b *cpu.Backend, c Case, policy kernel.Policy) (run func() error, err error) {
+	r := Runner{Memory: 2 << 30, backends: map[int]*cpu.Backend{1: b, c.Threads: b}}
+	if err := r.Prepare([]Case{c}); err != nil {
+		return nil, err
+	}
+	p, err := newProblem(c, c.layers(r.Memory), r.arena, r.query, b)
+	if err != nil {
+		return nil, err
+	}
+	a, err := p.attention(b, policy)
+	if err != nil {
+		return nil, err
+	}
+	args, layer := p.args(0), 0
+	return func() error {
+		layer = (layer + 1) % len(p.keys)
+		args.Key, args.Value = p.keys[layer], p.values[layer]
+		return a.Run(args)
+	}, nil
 }
 
 func gib(n int64) float64 { return float64(n) / (1 << 30) }

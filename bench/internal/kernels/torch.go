@@ -20,7 +20,8 @@ import (
 // are folded into one in decode: the layout that suits it best.
 type Torch struct {
 	Version string
-	memory  int64
+	memory  int64         // of tensors
+	max     time.Duration // of a run
 
 	process *exec.Cmd
 	stdin   io.WriteCloser
@@ -58,10 +59,18 @@ type torchAnswer struct {
 	broken error // the line was no answer
 }
 
-// StartTorch starts the named Python, whose tensors may take memory bytes. The
-// error says what Python said, for instance that it has no torch.
-func StartTorch(ctx context.Context, python string, memory int64) (*Torch, error) {
-	t := &Torch{memory: memory, answers: make(chan torchAnswer), stderr: &tail{}}
+// torchRate is about how many FLOP a second a thread does in prefill and in
+// decode; less, where a run must not take too long.
+var torchRate = map[string]map[Kind]float64{
+	"flash": {Prefill: 50e9, Decode: 2e9},
+	"math":  {Prefill: 5e9, Decode: 0.2e9},
+}
+
+// StartTorch starts the named Python, whose tensors may take memory bytes, and
+// a run of a case about max. The error says what Python said, for instance that
+// it has no torch.
+func StartTorch(ctx context.Context, python string, memory int64, max time.Duration) (*Torch, error) {
+	t := &Torch{memory: memory, max: max, answers: make(chan torchAnswer), stderr: &tail{}}
 	t.process = exec.Command(python, "-c", torchScript)
 	t.process.Stderr = t.stderr
 	stdout, err := t.process.StdoutPipe()
@@ -157,6 +166,10 @@ func (t *Torch) Contenders(ctx context.Context, c Case, layers int) ([]*Contende
 		// math writes the scores down, and their exponentials
 		if scores := 3 * 4 * int64(c.Heads) * int64(c.Queries()) * int64(c.Length); backend == "math" && need+scores > t.memory {
 			list = append(list, without(name, backend, fmt.Errorf("it takes %.1f GiB of memory, above %.1f GiB", gib(need+scores), gib(t.memory))))
+			continue
+		}
+		if err := fits(c, torchRate[backend][c.Kind], t.max); err != nil {
+			list = append(list, without(name, backend, err))
 			continue
 		}
 		contender := without(name, backend, errors.New(""))
