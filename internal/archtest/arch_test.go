@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"kernel/kerneltest": {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
 	"cpu":               {"kernel", "tensor", "cpu/internal/vec", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":  {"kernel", "tensor", "golang.org/x/sys/cpu"},
+	"cpu/roof":          {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
 	"cuda":              {"kernel", "tensor"},
 	"backend":           {"kernel", "cpu", "cuda"},
 
