@@ -22,7 +22,9 @@ type attention struct {
 	split   bool // too few blocks for the workers: share out chunks instead
 
 	args    runArgs
+	heads   headBlocks
 	grads   gradArgs
+	stats   statsArgs
 	scratch []*scratch // one a worker
 	parts   []state    // states of the chunks of a wave
 	job     job
@@ -50,6 +52,7 @@ const (
 	chunksOfBlock
 	queryGradients
 	keyGradients
+	columnStats
 )
 
 func newAttention(p *pool, s kernel.Spec) *attention {
@@ -122,8 +125,11 @@ func (a *attention) Plan(b *kernel.Batch) error {
 			a.parts[i].grow(rows, a.spec.ValueDim)
 		}
 	}
-	if a.spec.Backward {
-		a.listGradBlocks(b)
+	if headRows(&a.spec) > 0 {
+		a.heads.list(&a.spec, b)
+	}
+	if n := b.Tokens() * a.spec.Heads; a.spec.Backward && len(a.grads.delta) < n {
+		a.grads.delta = make([]float32, n)
 	}
 	a.batch = b
 	return nil
@@ -247,6 +253,8 @@ func (a *attention) item(slot int, i int64) {
 		sc.queryGradients(a, int(i))
 	case keyGradients:
 		sc.keyGradients(a, i)
+	case columnStats:
+		sc.columnStats(a, i)
 	}
 }
 
