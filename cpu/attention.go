@@ -114,7 +114,7 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	for _, sc := range a.scratch {
 		sc.grow(&a.spec, rows)
 	}
-	a.split = len(a.blocks) < 2*a.pool.workers && a.pool.workers > 1 && longest > kernel.ChunkSize
+	a.split = rows > 0 && len(a.blocks) < 2*a.pool.workers && a.pool.workers > 1 && longest > kernel.ChunkSize
 	if a.split {
 		// long waves, so that the workers seldom wait for one another
 		perWave := min(max(waveMemory/4/(rows*vec.Pad(a.spec.ValueDim)), 4*a.pool.workers), 64*a.pool.workers)

@@ -174,6 +174,7 @@ func (t *builder) paging() {
 func (t *builder) batches() {
 	t.attention("batch/mixed", config(4, 2, 16), mixed())
 	t.attention("batch/nothing-to-ask", config(4, 2, 16), step([]int{0, 0}, []int{5, 0}))
+	t.attention("batch/nothing-to-ask/long", config(4, 2, 16), step([]int{0}, []int{600}))
 	t.attention("batch/no-keys", config(2, 1, 16), step([]int{2, 1}, []int{0, 0}))
 	t.attention("batch/more-queries-than-keys", config(2, 1, 16), step([]int{70, 9}, []int{3, 8}))
 	t.attention("batch/more-queries-than-keys/bidirectional", config(2, 1, 16, masked(attention.Bidirectional())), step([]int{70, 9}, []int{3, 8}))
