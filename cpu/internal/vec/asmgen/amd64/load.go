@@ -156,7 +156,7 @@ func (g *gen) columns(s source) {
 	}
 	g.label("loaded")
 	g.turn()
-	g.storeColumns(nil)
+	g.storeColumns()
 	g.p("ADDQ $%d, R9", n*s.size)
 	g.p("SUBQ $%d, R12", n)
 	g.p("JLE next")
@@ -248,12 +248,8 @@ func (g *gen) column(i int) int {
 	return i
 }
 
-// storeColumns stores the columns at R10, DI apart, and moves R10 on. finish
-// is done with each before.
-func (g *gen) storeColumns(finish func(i, x int)) {
-	if finish == nil {
-		finish = func(int, int) {}
-	}
+// storeColumns stores the columns at R10, DI apart, and moves R10 on.
+func (g *gen) storeColumns() {
 	all, done := g.newLabel("all"), g.newLabel("stored")
 	if g.lanes == 8 {
 		g.p("CMPQ R13, $8")
@@ -262,7 +258,6 @@ func (g *gen) storeColumns(finish func(i, x int)) {
 	}
 	for i := range g.lanes {
 		x := g.column(i)
-		finish(i, x)
 		if g.lanes == 16 {
 			g.p("VMOVUPS %s, K7, (R10)", g.v(x))
 		} else {
@@ -277,7 +272,6 @@ func (g *gen) storeColumns(finish func(i, x int)) {
 	g.label(all)
 	for i := range g.lanes {
 		x := g.column(i)
-		finish(i, x)
 		g.p("VMOVUPS %s, (R10)", g.v(x))
 		g.p("ADDQ DI, R10")
 	}
