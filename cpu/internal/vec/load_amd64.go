@@ -192,7 +192,7 @@ func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.C
 func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
 	w, tier := width(codec, dim), Generic
 	switch { // whole registers of one group
-	case active == AVX512 && w%16 == 0 && group%16 == 0:
+	case active == AVX512 && w%16 == 0 && group%16 == 0 && dim/group <= 16:
 		tier = AVX512
 	case active >= AVX2 && w%8 == 0 && group%8 == 0:
 		tier = AVX2
@@ -202,13 +202,13 @@ func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n,
 	to, from, s, z := p(dst), p(codes), p(scale), p(zero)
 	switch int4 := codec == kernel.Int4; {
 	case tier == AVX512 && int4:
-		tokensInt4AVX512(to, ld, from, stride, n, w, group, s, scaleStride, z, zeroStride)
+		tokensInt4AVX512(to, ld, from, stride, n, w, group, dim/group, s, scaleStride, z, zeroStride)
 	case tier == AVX512:
-		tokensInt8AVX512(to, ld, from, stride, n, w, group, s, scaleStride, z, zeroStride)
+		tokensInt8AVX512(to, ld, from, stride, n, w, group, dim/group, s, scaleStride, z, zeroStride)
 	case int4:
-		tokensInt4AVX2(to, ld, from, stride, n, w, group, s, scaleStride, z, zeroStride)
+		tokensInt4AVX2(to, ld, from, stride, n, w, group, dim/group, s, scaleStride, z, zeroStride)
 	default:
-		tokensInt8AVX2(to, ld, from, stride, n, w, group, s, scaleStride, z, zeroStride)
+		tokensInt8AVX2(to, ld, from, stride, n, w, group, dim/group, s, scaleStride, z, zeroStride)
 	}
 	return true
 }

@@ -85,7 +85,7 @@ func columnsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n i
 func channelsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
 
 //go:noescape
-func tokensInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+func tokensInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
 
 //go:noescape
 func channelColumnsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
@@ -94,7 +94,7 @@ func channelColumnsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n 
 func channelsInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
 
 //go:noescape
-func tokensInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+func tokensInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
 
 //go:noescape
 func channelColumnsInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
@@ -184,7 +184,7 @@ func columnsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int
 func channelsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
 
 //go:noescape
-func tokensInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+func tokensInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
 
 //go:noescape
 func channelColumnsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
@@ -193,7 +193,7 @@ func channelColumnsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n in
 func channelsInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
 
 //go:noescape
-func tokensInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+func tokensInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
 
 //go:noescape
 func channelColumnsInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)

@@ -27,73 +27,40 @@ func (g *gen) decode() {
 // each group, which is a multiple of a register.
 func (g *gen) codeRows(c code, tokens bool) {
 	if tokens {
-		g.fn("tokens"+c.name, "dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, scale *uint16, scaleStride int, zero *uint16, zeroStride int", "")
+		g.fn("tokens"+c.name, "dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int", "")
 	} else {
 		g.fn("channels"+c.name, "dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32", "")
 	}
-	const x, scale, zero, nibble, shift = 0, 1, 2, 3, 4
 	g.load("dst", "DX", "ld", "DI", "codes", "AX", "stride", "SI", "n", "R13")
 	g.p("SHLQ $2, DI")
 	if c.int4 {
-		g.p("VMOVUPS %s, %s", g.words("nibble", 15), g.v(nibble))
+		g.p("VMOVUPS %s, %s", g.words("nibble", 15), g.v(codeNibble))
+	}
+	if tokens && g.lanes == 16 {
+		g.load("groups", "CX")
+		g.p("MOVL $1, R15")
+		g.p("SHLL CX, R15")
+		g.p("DECL R15")
+		g.p("KMOVW R15, K6")
+		g.p("VMOVUPS %s, %s", g.words("oneBit", 1), g.v(codeOne))
 	}
 	g.label("row")
 	g.p("MOVQ DX, R10")
 	g.load("scale", "BX", "zero", "R8")
 	if tokens {
 		g.p("XORQ R11, R11") // features left of the group
+		if g.lanes == 16 {
+			g.p("VCVTPH2PS.Z (BX), K6, %s", g.v(codeScales))
+			g.p("VCVTPH2PS.Z (R8), K6, %s", g.v(codeZeros))
+			g.zero(codeGroup)
+		}
 	}
+	parts := 1
 	if c.int4 {
-		g.zero(shift)
-		g.p("MOVQ $8, R14")
-		g.label("nibbles")
+		parts = 8
 	}
-	g.p("MOVQ AX, R9")
-	g.load("width", "CX")
-	vector := func() {
-		if tokens {
-			g.groupStart(scale, zero)
-		}
-		if c.int4 {
-			g.p("VMOVUPS (R9), %s", g.v(x))
-			g.p("VPSRLD X%d, %s, %s", shift, g.v(x), g.v(x))
-			g.p("VPAND%s %s, %s, %s", g.suffixD(), g.v(nibble), g.v(x), g.v(x))
-		} else {
-			g.p("VPMOVZXBD (R9), %s", g.v(x))
-		}
-		g.p("VCVTDQ2PS %s, %s", g.v(x), g.v(x))
-		if tokens {
-			g.p("VFMADD213PS %s, %s, %s", g.v(zero), g.v(scale), g.v(x))
-			g.p("SUBQ $%d, R11", g.lanes)
-		} else {
-			g.p("VMOVUPS (BX), %s", g.v(scale))
-			g.p("VFMADD213PS (R8), %s, %s", g.v(scale), g.v(x))
-			g.p("ADDQ $%d, BX", g.bytes())
-			g.p("ADDQ $%d, R8", g.bytes())
-		}
-		g.p("VMOVUPS %s, (R10)", g.v(x))
-		g.p("ADDQ $%d, R9", c.bytes)
-		g.p("ADDQ $%d, R10", g.bytes())
-	}
-	g.p("SUBQ $%d, CX", g.lanes)
-	g.loop("vector")
-	vector()
-	g.p("SUBQ $%d, CX", g.lanes)
-	g.p("JGE vector")
-	if !tokens { // the last ones begin earlier, by what is missing
-		g.p("CMPQ CX, $%d", -g.lanes)
-		g.p("JEQ filled")
-		g.p("LEAQ (R9)(CX*%d), R9", c.bytes/g.lanes)
-		for _, r := range []string{"R10", "BX", "R8"} {
-			g.p("LEAQ (%s)(CX*4), %s", r, r)
-		}
-		vector()
-		g.label("filled")
-	}
-	if c.int4 {
-		g.p("VPADDD %s, X%d, X%d", g.words("four", 4, 0, 0, 0), shift, shift)
-		g.p("DECQ R14")
-		g.p("JNE nibbles")
+	for k := range parts {
+		g.codePart(c, k, tokens)
 	}
 	g.p("ADDQ SI, AX")
 	g.p("ADDQ DI, DX")
@@ -109,20 +76,86 @@ func (g *gen) codeRows(c code, tokens bool) {
 	g.end()
 }
 
+// Registers of codeRows. With 32 of them the scales of a row are widened
+// together, and codeGroup says which is next.
+const (
+	codeX, codeScale, codeZero, codeNibble    = 0, 1, 2, 3
+	codeScales, codeZeros, codeGroup, codeOne = 4, 5, 6, 7
+)
+
+// codePart writes nibble k of a row of INT4, or a row of INT8.
+func (g *gen) codePart(c code, k int, tokens bool) {
+	const x, scale, zero = codeX, codeScale, codeZero
+	vector := func() {
+		if tokens {
+			g.groupStart()
+		}
+		switch {
+		case !c.int4:
+			g.p("VPMOVZXBD (R9), %s", g.v(x))
+		case k == 0:
+			g.p("VPAND%s (R9), %s, %s", g.suffixD(), g.v(codeNibble), g.v(x))
+		default:
+			g.p("VMOVUPS (R9), %s", g.v(x))
+			g.p("VPSRLD $%d, %s, %s", 4*k, g.v(x), g.v(x))
+			if k < 7 {
+				g.p("VPAND%s %s, %s, %s", g.suffixD(), g.v(codeNibble), g.v(x), g.v(x))
+			}
+		}
+		g.p("VCVTDQ2PS %s, %s", g.v(x), g.v(x))
+		if tokens {
+			g.p("VFMADD213PS %s, %s, %s", g.v(zero), g.v(scale), g.v(x))
+			g.p("SUBQ $%d, R11", g.lanes)
+		} else {
+			g.p("VMOVUPS (BX), %s", g.v(scale))
+			g.p("VFMADD213PS (R8), %s, %s", g.v(scale), g.v(x))
+			g.p("ADDQ $%d, BX", g.bytes())
+			g.p("ADDQ $%d, R8", g.bytes())
+		}
+		g.p("VMOVUPS %s, (R10)", g.v(x))
+		g.p("ADDQ $%d, R9", c.bytes)
+		g.p("ADDQ $%d, R10", g.bytes())
+	}
+	loop, filled := g.newLabel("vector"), g.newLabel("filled")
+	g.p("MOVQ AX, R9")
+	g.load("width", "CX")
+	g.p("SUBQ $%d, CX", g.lanes)
+	g.label(loop)
+	vector()
+	g.p("SUBQ $%d, CX", g.lanes)
+	g.p("JGE %s", loop)
+	if !tokens { // the last ones begin earlier, by what is missing
+		g.p("CMPQ CX, $%d", -g.lanes)
+		g.p("JEQ %s", filled)
+		g.p("LEAQ (R9)(CX*%d), R9", c.bytes/g.lanes)
+		for _, r := range []string{"R10", "BX", "R8"} {
+			g.p("LEAQ (%s)(CX*4), %s", r, r)
+		}
+		vector()
+		g.label(filled)
+	}
+}
+
 // groupStart loads the scale and zero of the next group where one begins.
-func (g *gen) groupStart(scale, zero int) {
+func (g *gen) groupStart() {
 	same := g.newLabel("same")
 	g.p("TESTQ R11, R11")
 	g.p("JNE %s", same)
-	for _, x := range []struct {
-		base string
-		to   int
-	}{{"BX", scale}, {"R8", zero}} {
-		g.p("MOVWLZX (%s), R12", x.base)
-		g.p("VMOVD R12, X%d", x.to)
-		g.p("VCVTPH2PS X%d, X%d", x.to, x.to)
-		g.p("VBROADCASTSS X%d, %s", x.to, g.v(x.to))
-		g.p("ADDQ $2, %s", x.base)
+	if g.lanes == 16 {
+		g.p("VPERMPS %s, %s, %s", g.v(codeScales), g.v(codeGroup), g.v(codeScale))
+		g.p("VPERMPS %s, %s, %s", g.v(codeZeros), g.v(codeGroup), g.v(codeZero))
+		g.p("VPADDD %s, %s, %s", g.v(codeOne), g.v(codeGroup), g.v(codeGroup))
+	} else {
+		for _, x := range []struct {
+			base string
+			to   int
+		}{{"BX", codeScale}, {"R8", codeZero}} {
+			g.p("MOVWLZX (%s), R12", x.base)
+			g.p("VMOVD R12, X%d", x.to)
+			g.p("VCVTPH2PS X%d, X%d", x.to, x.to)
+			g.p("VBROADCASTSS X%d, %s", x.to, g.v(x.to))
+			g.p("ADDQ $2, %s", x.base)
+		}
 	}
 	g.load("group", "R11")
 	g.label(same)
@@ -135,6 +168,10 @@ func (g *gen) codeColumns(c code) {
 	g.load("dst", "DX", "ld", "DI", "codes", "AX", "stride", "SI", "n", "R13")
 	g.p("SHLQ $2, DI")
 	n := g.lanes
+	nibble := 31
+	if n == 8 {
+		nibble = 4
+	}
 	g.label("rows")
 	g.rowMask()
 	g.p("MOVQ AX, R9")
@@ -163,9 +200,10 @@ func (g *gen) codeColumns(c code) {
 	if c.int4 {
 		parts = 8
 		g.p("MOVQ R10, R14")
+		g.p("VMOVUPS %s, %s", g.words("nibble", 15), g.v(nibble))
 	}
 	for k := range parts {
-		g.codeColumn(k, c)
+		g.codeColumn(k, c, nibble)
 		if c.int4 && k < parts-1 { // on by so many features
 			g.load("width", "CX")
 			g.p("LEAQ (BX)(CX*4), BX")
@@ -207,8 +245,8 @@ func (g *gen) codeColumns(c code) {
 }
 
 // codeColumn makes part k of the turned codes float32 and stores them at R10,
-// DI apart.
-func (g *gen) codeColumn(k int, c code) {
+// DI apart. Register nibble has the mask of one.
+func (g *gen) codeColumn(k int, c code, nibble int) {
 	t, scale := 16, 17
 	if g.lanes == 8 {
 		t, scale = 1, 2
@@ -221,7 +259,7 @@ func (g *gen) codeColumn(k int, c code) {
 				from = t
 			}
 			if k < 7 {
-				g.p("VPAND%s %s, %s, %s", g.suffixD(), g.words("nibble", 15), g.v(from), g.v(t))
+				g.p("VPAND%s %s, %s, %s", g.suffixD(), g.v(nibble), g.v(from), g.v(t))
 				from = t
 			}
 		}
