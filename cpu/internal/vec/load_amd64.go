@@ -85,6 +85,10 @@ func columns(t element, dst []float32, ld int, src unsafe.Pointer, stride, n, di
 	switch to, tier := p(dst), tierFor(dim); {
 	case tier == AVX512 && t == f32:
 		columnsF32AVX512(to, ld, src, stride, n, dim, ahead)
+	case tier == AVX512 && t == f16 && dim >= 32:
+		columnPairsF16AVX512(to, ld, src, stride, n, dim, ahead)
+	case tier == AVX512 && t == bf16 && dim >= 32:
+		columnPairsBF16AVX512(to, ld, src, stride, n, dim, ahead)
 	case tier == AVX512 && t == f16:
 		columnsF16AVX512(to, ld, src, stride, n, dim, ahead)
 	case tier == AVX512 && t == bf16:

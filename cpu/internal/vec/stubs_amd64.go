@@ -64,10 +64,16 @@ func rowsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, 
 func columnsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
+func columnPairsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
 func rowsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
 func columnsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnPairsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
 func rowsE4M3AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)

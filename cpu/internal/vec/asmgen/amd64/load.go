@@ -64,6 +64,9 @@ func (g *gen) loads() {
 	for _, s := range sources {
 		g.rows(s)
 		g.columns(s)
+		if g.lanes == 16 && s.size == 2 {
+			g.columnPairs(s)
+		}
 	}
 }
 
