@@ -76,6 +76,8 @@ func setMulAdd(m *memory) func() {
 		cols = Lanes
 	case 2:
 		inner = r.IntN(3)
+	case 3:
+		rows = 1 + r.IntN(4)
 	}
 	var a Matrix
 	switch n := max(inner, 1); r.IntN(3) {
@@ -268,7 +270,10 @@ func setMove8(f func(dst []float32, ld int, src []uint8, dtype tensor.DType, str
 
 // codes draws rows of codes of a random kind.
 func (m *memory) codes(n, dim int) (codec kernel.Codec, stride int, codes []uint8) {
-	codec = [2]kernel.Codec{kernel.Int8, kernel.Int4}[m.r.IntN(2)]
+	codec = kernel.Int8
+	if dim%8 == 0 && m.r.IntN(3) > 0 {
+		codec = kernel.Int4
+	}
 	bytes := codec.RowBytes(dim)
 	stride = bytes + m.r.IntN(2)*m.r.IntN(100)
 	codes = place[uint8](m, anyBits, (n-1)*stride+bytes)
@@ -279,7 +284,7 @@ func (m *memory) codes(n, dim int) (codec kernel.Codec, stride int, codes []uint
 }
 
 func setChannels(m *memory) func() {
-	n, dim, columns := upTo(m.r, 70), 8*upTo(m.r, 40), m.r.IntN(2) == 0
+	n, dim, columns := upTo(m.r, 70), upTo(m.r, 300), m.r.IntN(2) == 0
 	codec, stride, codes := m.codes(n, dim)
 	ld := dim + m.r.IntN(20)
 	size := (n-1)*ld + dim

@@ -178,9 +178,6 @@ func (g *gen) codeColumns(c code) {
 	g.p("MOVQ DX, R10")
 	g.load("width", "R12", "scale", "BX", "zero", "R8")
 	g.loop("block")
-	for i := range n {
-		g.zero(i)
-	}
 	g.p("MOVQ R9, R11")
 	for i := range n {
 		if c.int4 {

@@ -14,9 +14,6 @@ func (g *gen) columnPairs(s source) {
 	g.p("MOVQ DX, R10")
 	g.load("dim", "R12")
 	g.loop("block")
-	for i := range n {
-		g.zero(i)
-	}
 	g.p("MOVQ R9, R11")
 	for i := range n {
 		g.p("VMOVUPS (R11), %s", g.v(i))

@@ -132,8 +132,8 @@ func (g *gen) rows(s source) {
 }
 
 // columns writes Columns of one type: square blocks are turned in registers.
-// Missing rows are zero and not stored; the last block of a row that is no
-// multiple begins earlier.
+// What the registers of missing rows hold is not stored; the last block of a
+// row that is no multiple begins earlier.
 func (g *gen) columns(s source) {
 	g.fn("columns"+s.name, loadParams, "")
 	g.loadArgs(s)
@@ -144,9 +144,6 @@ func (g *gen) columns(s source) {
 	g.p("MOVQ DX, R10")
 	g.load("dim", "R12")
 	g.loop("block")
-	for i := range n {
-		g.zero(i)
-	}
 	g.p("MOVQ R9, R11")
 	for i := range n {
 		s.widen(g, "(R11)", i, n)
