@@ -166,7 +166,8 @@ func (v values) fill(r *rand.Rand, x []float32) {
 		case special:
 			x[i] = float32(r.NormFloat64())
 			if u%16 == 0 {
-				x[i] = [4]float32{float32(math.NaN()), Hidden, -Hidden, float32(math.Copysign(0, -1))}[u>>8%4]
+				bits := [5]uint32{0x7fc00000, 0x7f800001, 0xff800000, 0x7f800000, 1 << 31}
+				x[i] = math.Float32frombits(bits[u>>8%5])
 			}
 		case halves:
 			x[i] = float32(u%265)/2 - 130

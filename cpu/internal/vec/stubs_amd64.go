@@ -64,10 +64,16 @@ func rowsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, 
 func columnsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
+func columnPairsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
 func rowsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
 func columnsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnPairsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
 func rowsE4M3AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
@@ -80,6 +86,30 @@ func rowsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int,
 
 //go:noescape
 func columnsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func channelsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func channelsInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func narrowF16AVX512(dst *uint16, src *float32, n int)
+
+//go:noescape
+func narrowBF16AVX512(dst *uint16, src *float32, n int)
 
 //go:noescape
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
@@ -155,3 +185,27 @@ func rowsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, d
 
 //go:noescape
 func columnsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func channelsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func channelsInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func narrowF16AVX2(dst *uint16, src *float32, n int)
+
+//go:noescape
+func narrowBF16AVX2(dst *uint16, src *float32, n int)

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/cpu"
 
 	"github.com/longctx/longctx/kernel"
-	"github.com/longctx/longctx/tensor"
 )
 
 func supported(v Variant) bool {
@@ -197,8 +196,6 @@ func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int
 	return n
 }
 
-func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
-
 func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
 	switch active {
 	case AVX512:
@@ -209,12 +206,4 @@ func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
 		return false
 	}
 	return true
-}
-
-func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
-	return false
-}
-
-func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
-	return false
 }

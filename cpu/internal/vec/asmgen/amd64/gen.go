@@ -78,6 +78,7 @@ func (g *gen) all() {
 	g.elementwise()
 	g.rotate()
 	g.loads()
+	g.decode()
 }
 
 // p writes one instruction.

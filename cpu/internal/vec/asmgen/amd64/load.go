@@ -64,6 +64,9 @@ func (g *gen) loads() {
 	for _, s := range sources {
 		g.rows(s)
 		g.columns(s)
+		if g.lanes == 16 && s.size == 2 {
+			g.columnPairs(s)
+		}
 	}
 }
 
@@ -129,8 +132,8 @@ func (g *gen) rows(s source) {
 }
 
 // columns writes Columns of one type: square blocks are turned in registers.
-// Missing rows are zero and not stored; the last block of a row that is no
-// multiple begins earlier.
+// What the registers of missing rows hold is not stored; the last block of a
+// row that is no multiple begins earlier.
 func (g *gen) columns(s source) {
 	g.fn("columns"+s.name, loadParams, "")
 	g.loadArgs(s)
@@ -141,9 +144,6 @@ func (g *gen) columns(s source) {
 	g.p("MOVQ DX, R10")
 	g.load("dim", "R12")
 	g.loop("block")
-	for i := range n {
-		g.zero(i)
-	}
 	g.p("MOVQ R9, R11")
 	for i := range n {
 		s.widen(g, "(R11)", i, n)
@@ -156,7 +156,7 @@ func (g *gen) columns(s source) {
 	}
 	g.label("loaded")
 	g.turn()
-	g.storeColumns(nil)
+	g.storeColumns()
 	g.p("ADDQ $%d, R9", n*s.size)
 	g.p("SUBQ $%d, R12", n)
 	g.p("JLE next")
@@ -248,12 +248,8 @@ func (g *gen) column(i int) int {
 	return i
 }
 
-// storeColumns stores the columns at R10, DI apart, and moves R10 on. finish
-// is done with each before.
-func (g *gen) storeColumns(finish func(i, x int)) {
-	if finish == nil {
-		finish = func(int, int) {}
-	}
+// storeColumns stores the columns at R10, DI apart, and moves R10 on.
+func (g *gen) storeColumns() {
 	all, done := g.newLabel("all"), g.newLabel("stored")
 	if g.lanes == 8 {
 		g.p("CMPQ R13, $8")
@@ -262,7 +258,6 @@ func (g *gen) storeColumns(finish func(i, x int)) {
 	}
 	for i := range g.lanes {
 		x := g.column(i)
-		finish(i, x)
 		if g.lanes == 16 {
 			g.p("VMOVUPS %s, K7, (R10)", g.v(x))
 		} else {
@@ -277,7 +272,6 @@ func (g *gen) storeColumns(finish func(i, x int)) {
 	g.label(all)
 	for i := range g.lanes {
 		x := g.column(i)
-		finish(i, x)
 		g.p("VMOVUPS %s, (R10)", g.v(x))
 		g.p("ADDQ DI, R10")
 	}
