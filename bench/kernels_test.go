@@ -173,4 +173,3 @@ func BenchmarkKernels(b *testing.B) {
 		}
 	}
 }
-
