@@ -1,6 +1,7 @@
 // Command bench measures the library: how far methods of length extrapolation
-// carry a small model, whether every backend computes what the rules say, and
-// how a model learns through the library's backward pass.
+// carry a small model, whether every backend computes what the rules say, how
+// fast the kernels are, and how a model learns through the library's backward
+// pass.
 //
 //	go run ./bench                 what there is
 //	go run ./bench extrapolate -h  the flags of a command

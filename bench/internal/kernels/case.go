@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -18,21 +19,31 @@ const (
 // Kinds lists them.
 var Kinds = []Kind{Prefill, Decode}
 
-// Type is an element type of keys and values, here and in the peers.
+// Type is how keys and values are stored, here and in the peers.
 type Type struct {
-	DType tensor.DType
-	Torch string // attribute of the module torch; "" has none
-	GGML  int    // enum ggml_type; −1 has none
+	DType tensor.DType // of plain pages
+	Codec kernel.Codec // of full pages; paged only
+	Torch string       // attribute of the module torch; "" has none
+	GGML  int          // enum ggml_type, of as many bits where Codec is set; −1 has none
 }
 
-// Types lists the element types that are measured. A new one is a line.
+// Types lists the types that are measured. A new one is a line.
 var Types = []Type{
-	{tensor.F32, "float32", 0},
-	{tensor.F16, "float16", 1},
-	{tensor.BF16, "bfloat16", 30},
+	{tensor.F32, kernel.NoCodec, "float32", 0},
+	{tensor.F16, kernel.NoCodec, "float16", 1},
+	{tensor.BF16, kernel.NoCodec, "bfloat16", 30},
+	{tensor.F8E4M3, kernel.NoCodec, "", -1},
+	{tensor.F8E5M2, kernel.NoCodec, "", -1},
+	{tensor.F16, kernel.Int8, "", 8}, // q8_0
+	{tensor.F16, kernel.Int4, "", 2}, // q4_0
 }
 
-func (t Type) String() string { return t.DType.String() }
+func (t Type) String() string {
+	if t.Codec != kernel.NoCodec {
+		return t.Codec.String()
+	}
+	return t.DType.String()
+}
 
 // ParseType finds a Type by name.
 func ParseType(name string) (Type, error) {
@@ -51,7 +62,7 @@ type Case struct {
 	HeadDim        int
 	Heads, KVHeads int
 	Causal         bool // prefill
-	PageSize       int  // decode; 0: contiguous
+	PageSize       int  // 0: contiguous
 	Length         int  // keys
 	Threads        int
 }
@@ -60,12 +71,15 @@ type Case struct {
 func (c Case) String() string {
 	form := "full"
 	switch {
-	case c.Kind == Decode && c.PageSize > 0:
-		form = fmt.Sprintf("page=%d", c.PageSize)
-	case c.Kind == Decode:
+	case c.Kind == Decode && c.PageSize == 0:
 		form = "contiguous"
+	case c.Kind == Decode:
+		form = fmt.Sprintf("page=%d", c.PageSize)
 	case c.Causal:
 		form = "causal"
+	}
+	if c.Kind == Prefill && c.PageSize > 0 {
+		form += fmt.Sprintf(",page=%d", c.PageSize)
 	}
 	return fmt.Sprintf("%s/kv=%v/d=%d/heads=%d-%d/%s/n=%d", c.Kind, c.KV, c.HeadDim, c.Heads, c.KVHeads, form, c.Length)
 }
@@ -99,9 +113,19 @@ func (c Case) Bytes() float64 { return float64(c.kvBytes() + 2*c.queryBytes()) }
 // Intensity is FLOP over bytes.
 func (c Case) Intensity() float64 { return c.FLOP() / c.Bytes() }
 
-// kvBytes is the size of the keys and values of a layer.
+// kvBytes is the size of the keys and values of a layer, with the scales and
+// zeros of coded pages: those that are full.
 func (c Case) kvBytes() int64 {
-	return 2 * int64(c.Length) * int64(c.KVHeads*c.HeadDim) * c.KV.DType.Size()
+	n, heads, dim := int64(c.Length), int64(c.KVHeads), int64(c.HeadDim)
+	coded := int64(0)
+	if c.KV.Codec != kernel.NoCodec {
+		size := int64(c.PageSize)
+		pages := n / size
+		n -= pages * size
+		groups := dim / int64(kernel.DefaultValueGroup(c.HeadDim))
+		coded = pages * heads * (2*size*int64(c.KV.Codec.RowBytes(c.HeadDim)) + 4*(dim+size*groups))
+	}
+	return coded + 2*n*heads*dim*c.KV.DType.Size()
 }
 
 // queryBytes is the size of the queries, and of the outputs.
@@ -161,6 +185,13 @@ func (a *Axes) Cases(full bool) []Case {
 			for _, dim := range a.HeadDims {
 				for _, group := range a.Groups {
 					for _, f := range forms {
+						page := f.page
+						if t.Codec != kernel.NoCodec && page == 0 {
+							if kind == Decode {
+								continue // coded pages are pages
+							}
+							page = 64
+						}
 						off := differ(t != base(a.Types, standard.KV)) + differ(dim != base(a.HeadDims, 128)) +
 							differ(group != base(a.Groups, 4)) + differ(f != baseForm)
 						if off > 1 && !full {
@@ -168,7 +199,7 @@ func (a *Axes) Cases(full bool) []Case {
 						}
 						for _, n := range lengths {
 							for _, threads := range a.Threads {
-								c := Case{kind, t, dim, 0, 0, f.causal, f.page, n, threads}
+								c := Case{kind, t, dim, 0, 0, f.causal, page, n, threads}
 								c.setHeads(group)
 								cases = append(cases, c)
 							}

@@ -3,6 +3,9 @@ package kernels
 import (
 	"slices"
 	"testing"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/kvcache"
 )
 
 // Counted pair by pair and element by element.
@@ -10,6 +13,9 @@ func TestWorkOfACaseByBruteForce(t *testing.T) {
 	for _, kind := range Kinds {
 		for _, causal := range []bool{true, false} {
 			for _, kv := range Types {
+				if kv.Codec != kernel.NoCodec {
+					continue // a row has no bytes a feature; see below
+				}
 				for _, n := range []int{1, 2, 7, 33} {
 					c := Case{Kind: kind, KV: kv, HeadDim: 5, Heads: 6, KVHeads: 2, Causal: causal, Length: n}
 					flop, touched := 0, map[[4]int]int{} // tensor, row, head, feature: bytes
@@ -46,6 +52,31 @@ func TestWorkOfACaseByBruteForce(t *testing.T) {
 	}
 }
 
+// What a coded cache takes is what its tensors take; the last page is plain.
+func TestBytesOfCodedPages(t *testing.T) {
+	for _, kv := range Types[len(Types)-2:] {
+		for _, dim := range []int{64, 96, 128} {
+			c := Case{Kind: Decode, KV: kv, HeadDim: dim, Heads: 6, KVHeads: 2, PageSize: 16, Length: 16 * 5}
+			config := c.cache(1)
+			config.Pages = 1
+			with, err := kvcache.Bytes(config)
+			config.CodedPages++
+			more, err2 := kvcache.Bytes(config)
+			if err != nil || err2 != nil {
+				t.Fatal(err, err2)
+			}
+			if got, want := c.kvBytes(), 5*(more-with); got != want {
+				t.Errorf("%v: %d bytes, want %d, five pages", c, got, want)
+			}
+			whole := c.kvBytes()
+			c.Length += 3
+			if got, want := c.kvBytes(), whole+3*2*2*int64(dim)*2; got != want {
+				t.Errorf("%v: %d bytes, want %d, five pages and three rows of F16", c, got, want)
+			}
+		}
+	}
+}
+
 func TestCases(t *testing.T) {
 	a := Default([]int{1, 2})
 	for _, full := range []bool{false, true} {
@@ -57,14 +88,15 @@ func TestCases(t *testing.T) {
 				t.Errorf("%s twice", key)
 			}
 			seen[key] = true
-			if c.Heads%c.KVHeads != 0 || c.Kind == Prefill && c.PageSize != 0 || c.Kind == Decode && c.Causal {
+			if c.Heads%c.KVHeads != 0 || c.Kind == Prefill && (c.PageSize != 0) != (c.KV.Codec != kernel.NoCodec) || c.Kind == Decode && c.Causal {
 				t.Errorf("%+v makes no sense", c)
 			}
 		}
 		// the base and 2+2+2+1 others; all combinations
 		want := (8 + 11) * 2 * 8
 		if full {
-			want = (8 + 11) * 2 * 3 * 3 * len(Types) * 2
+			coded := 2 // which cannot be contiguous
+			want = (8*2*len(Types) + 11*(2*len(Types)-coded)) * 2 * 3 * 3
 		}
 		if !full {
 			want += (8 + 11) * 2 * (len(Types) - 3)

@@ -89,8 +89,8 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 	}
 	c.Close = func() { a.Close() }
 	p.clear()
-	args, layer := p.args(0), 0
-	if err := a.Run(args); err != nil {
+	run := p.runner(a)
+	if err := run(); err != nil {
 		return err
 	}
 	if c.Error, err = p.check(policy); err != nil {
@@ -105,9 +105,7 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 			if ctx.Err() != nil {
 				return 0, ctx.Err()
 			}
-			layer = (layer + 1) % len(p.keys)
-			args.Key, args.Value = p.keys[layer], p.values[layer]
-			if err := a.Run(args); err != nil {
+			if err := run(); err != nil {
 				return 0, err
 			}
 		}
@@ -145,15 +143,15 @@ func (p *problem) estimate(b kernel.Backend, policy kernel.Policy) (time.Duratio
 		return 0, err
 	}
 	defer a.Close()
-	args := short.args(0)
-	if err := a.Run(args); err != nil { // to warm up
-		return 0, err
+	run, best := short.runner(a), time.Duration(math.MaxInt64)
+	for range 3 {
+		start := time.Now()
+		if err := run(); err != nil {
+			return 0, err
+		}
+		best = min(best, time.Since(start))
 	}
-	start := time.Now()
-	if err := a.Run(args); err != nil {
-		return 0, err
-	}
-	return time.Duration(float64(time.Since(start)) * p.FLOP() / short.FLOP()), nil
+	return time.Duration(float64(best) * p.FLOP() / short.FLOP()), nil
 }
 
 // reference gives p the rows to check, those of the case before if it differs

@@ -12,7 +12,9 @@
 //	pairs = Nq·N full, N·(N+1)/2 causal (Nq = N), N in decode (Nq = 1)
 //
 // The exponentials, and whatever a kernel reads again, are not counted.
-// Queries and outputs are F32.
+// Queries and outputs are F32. Of int8 and int4, a full page has codes of 8 or
+// 4 bits, and a scale and a zero of 16 bits for each group; the last page, if
+// it is not full, is F16. Their peers in ggml are q8_0 and q4_0.
 //
 // # The roof
 //

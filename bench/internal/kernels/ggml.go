@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/longctx/longctx/kernel"
 )
 
 // GGML is the test-backend-ops that ggml's build leaves in its folder bin. It
@@ -141,8 +143,8 @@ func ggmlGap(c Case) int64 {
 // Contenders is one, or a Note that the case has no counterpart.
 func (g *GGML) Contenders(ctx context.Context, c Case, _ int) ([]*Contender, error) {
 	switch {
-	case c.KV.GGML < 0:
-		return []*Contender{without(ggmlName, "", fmt.Errorf("no counterpart: it has no %v", c.KV))}, nil
+	case c.KV.GGML < 0 || c.KV.Codec != kernel.NoCodec && c.HeadDim%32 != 0: // its blocks are 32 features
+		return []*Contender{without(ggmlName, "", fmt.Errorf("no counterpart: it has no %v of %d features", c.KV, c.HeadDim))}, nil
 	case c.Kind == Prefill && c.Causal:
 		return []*Contender{without(ggmlName, "", errors.New("no counterpart: its masks are random; see full"))}, nil
 	}

@@ -3,12 +3,14 @@ package kernels
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/kvcache"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -58,26 +60,46 @@ func (c Case) layers(limit int64) int {
 		return 1
 	}
 	one := c.kvBytes()
-	return int(max(1, min((workingSet+one-1)/one, maxLayers, (limit-2*c.queryBytes())/(one+c.tail()))))
-}
-
-// tail is what the last page of a layer takes beyond the keys.
-func (c Case) tail() int64 {
-	if c.PageSize == 0 {
-		return 0
-	}
-	return 2 * int64(c.PageSize*c.KVHeads*c.HeadDim) * c.KV.DType.Size()
+	return int(max(1, min((workingSet+one-1)/one, maxLayers, (limit-2*c.queryBytes())/(c.need(1)-2*c.queryBytes()))))
 }
 
 // need is the memory of a case with so many layers.
 func (c Case) need(layers int) int64 {
-	return int64(layers)*(c.kvBytes()+c.tail()) + 2*c.queryBytes()
+	return c.storage(layers) + 2*c.queryBytes()
+}
+
+// storage is the memory of the keys and values of so many layers.
+func (c Case) storage(layers int) int64 {
+	const slack = 8 * 64 // what alignment takes, a layer
+	if c.PageSize == 0 {
+		return int64(layers) * (c.kvBytes() + slack)
+	}
+	n, err := kvcache.Bytes(c.cache(layers))
+	if err != nil {
+		return math.MaxInt64 / 2
+	}
+	return n + int64(layers)*slack
+}
+
+// plainPages is how many pages a sequence may have plain while it grows and the
+// full ones are coded.
+const plainPages = 8
+
+// cache is the paged cache of a case with so many layers.
+func (c Case) cache(layers int) kvcache.Config {
+	pages := (c.Length + c.PageSize - 1) / c.PageSize
+	f := kvcache.Config{
+		Layers: layers, Pages: pages, PageSize: c.PageSize, KVHeads: c.KVHeads, HeadDim: c.HeadDim, ValueDim: c.HeadDim, DType: c.KV.DType,
+	}
+	if c.KV.Codec != kernel.NoCodec {
+		f.Codec, f.Pages, f.CodedPages = c.KV.Codec, plainPages, pages
+	}
+	return f
 }
 
 // arena is memory full of random elements that all cases share: filling it
 // anew would take longer than most of them.
 type arena struct {
-	buffer tensor.Buffer
 	bytes  []byte
 	dtype  tensor.DType
 	filled int64 // bytes that hold elements of dtype
@@ -91,13 +113,13 @@ func newArena(b kernel.Backend, size int64) (*arena, error) {
 		return nil, err
 	}
 	v := tensor.Of(buffer, tensor.F32)
-	return &arena{buffer: buffer, bytes: v.Bytes()}, nil
+	return &arena{bytes: v.Bytes()}, nil
 }
 
 // reset takes everything back and makes size bytes of dtype ready.
 func (a *arena) reset(dtype tensor.DType, size int64) error {
 	if size > int64(len(a.bytes)) {
-		return fmt.Errorf("kernels: internal error: %d bytes of an arena of %d", size, len(a.bytes))
+		return &kernel.OutOfMemoryError{Backend: "cpu", Bytes: size}
 	}
 	if a.dtype != dtype {
 		a.dtype, a.filled = dtype, 0
@@ -124,24 +146,29 @@ func (a *arena) take(n int64) (tensor.Buffer, error) {
 // nor with a page.
 const period = 1<<20 + 7
 
-// fill writes normally distributed elements, again after period.
+// fill writes normally distributed elements, or any bytes for U8, again after
+// period.
 func fill(dst []byte, dtype tensor.DType) {
-	random := rand.New(rand.NewPCG(1, 2))
 	size := int(dtype.Size())
-	block := make([]byte, size*min(period, (len(dst)+size-1)/size))
-	v := tensor.Of(tensor.HostBytes(block), dtype, int64(len(block)/size))
-	if dtype == tensor.F32 {
-		for i, x := 0, v.F32s(); i < len(x); i++ {
-			x[i] = float32(random.NormFloat64())
-		}
-	} else {
-		for i, x := 0, v.Bits(); i < len(x); i++ {
-			x[i] = dtype.FromF32(float32(random.NormFloat64()))
-		}
-	}
-	for n := copy(dst, block); n < len(dst); {
+	block := randomBlock(dtype, min(period, (len(dst)+size-1)/size))
+	for n := 0; n < len(dst); {
 		n += copy(dst[n:], block)
 	}
+}
+
+// randomBlock is n random elements.
+func randomBlock(dtype tensor.DType, n int) []byte {
+	random := rand.New(rand.NewPCG(1, 2))
+	block := make([]byte, dtype.Size()*int64(n))
+	v := tensor.Of(tensor.HostBytes(block), dtype, int64(n))
+	for i := range n {
+		if dtype == tensor.U8 {
+			block[i] = uint8(random.Uint32())
+			continue
+		}
+		v.Set(float32(random.NormFloat64()), int64(i))
+	}
+	return block
 }
 
 // lender is a backend whose Alloc lends from an arena.
@@ -151,3 +178,11 @@ type lender struct {
 }
 
 func (l lender) Alloc(n int64) (tensor.Buffer, error) { return l.arena.take(n) }
+
+// EncodePages codes nothing: the memory is full of codes already.
+func (lender) EncodePages(a *kernel.EncodeArgs) error {
+	for i := range a.Encoded {
+		a.Encoded[i] = true
+	}
+	return nil
+}

@@ -14,26 +14,30 @@ import (
 // problem is a case with its tensors.
 type problem struct {
 	Case
-	query, out tensor.View
-	keys       []tensor.View // one a layer
-	values     []tensor.View
-	cache      *kvcache.Cache // paged
-	id         kvcache.ID
-	want       []row
+	query, out   tensor.View
+	keys, values []tensor.View  // contiguous, one a layer
+	cache        *kvcache.Cache // paged
+	layers       int
+	id           kvcache.ID
+	want         []row
 }
 
 // newProblem lays a case out in memory lent by a.
 func newProblem(c Case, layers int, a *arena, query []byte, b kernel.Backend) (*problem, error) {
-	p := &problem{Case: c}
+	p := &problem{Case: c, layers: layers}
 	shape := []int64{int64(c.Queries()), int64(c.Heads), int64(c.HeadDim)}
 	size := c.queryBytes()
 	p.query = tensor.Of(tensor.HostBytes(query[:size:size]), tensor.F32, shape...)
 	p.out = tensor.Of(tensor.HostBytes(query[size:2*size:2*size]), tensor.F32, shape...)
-	if err := a.reset(c.KV.DType, int64(layers)*(c.kvBytes()+c.tail())); err != nil {
+	dtype := c.KV.DType
+	if c.KV.Codec != kernel.NoCodec {
+		dtype = tensor.U8
+	}
+	if err := a.reset(dtype, c.storage(layers)); err != nil {
 		return nil, err
 	}
 	if c.PageSize > 0 {
-		return p, p.paged(layers, lender{b, a})
+		return p, p.paged(lender{b, a})
 	}
 	for range layers {
 		for _, list := range []*[]tensor.View{&p.keys, &p.values} {
@@ -49,22 +53,24 @@ func newProblem(c Case, layers int, a *arena, query []byte, b kernel.Backend) (*
 
 // paged makes a cache and a sequence whose pages lie in random order. Nothing
 // is stored: the memory is random already.
-func (p *problem) paged(layers int, b kernel.Backend) error {
-	pages := (p.Length + p.PageSize - 1) / p.PageSize
+func (p *problem) paged(b kernel.Backend) error {
+	config := p.Case.cache(p.layers)
 	var err error
-	p.cache, err = kvcache.New(b, kvcache.Config{
-		Layers: layers, Pages: pages, PageSize: p.PageSize, KVHeads: p.KVHeads, HeadDim: p.HeadDim, ValueDim: p.HeadDim, DType: p.KV.DType,
-	})
-	if err != nil {
+	if p.cache, err = kvcache.New(b, config); err != nil {
 		return err
 	}
+	if p.KV.Codec != kernel.NoCodec {
+		if err := p.fillCoded(); err != nil {
+			return err
+		}
+	}
+	pages := (p.Length + p.PageSize - 1) / p.PageSize
 	ids := make([]kvcache.ID, pages)
-	counts := make([]int, pages)
 	for i := range ids {
-		ids[i], counts[i] = p.cache.NewSequence(), 1
-	}
-	if _, err := p.cache.Extend(ids, counts, nil); err != nil {
-		return err
+		ids[i] = p.cache.NewSequence()
+		if err := p.grow(ids[i], p.PageSize); err != nil {
+			return err
+		}
 	}
 	random := rand.New(rand.NewPCG(3, 4))
 	for _, i := range random.Perm(pages) { // a page that is freed last is taken first
@@ -73,13 +79,54 @@ func (p *problem) paged(layers int, b kernel.Backend) error {
 		}
 	}
 	p.id = p.cache.NewSequence()
-	if _, err := p.cache.Extend([]kvcache.ID{p.id}, []int{p.Length}, nil); err != nil {
-		return err
+	return p.grow(p.id, p.Length)
+}
+
+// grow extends a sequence. With a Codec it does so in steps, between which full
+// pages are coded.
+func (p *problem) grow(id kvcache.ID, n int) error {
+	step := n
+	if p.KV.Codec != kernel.NoCodec {
+		step = plainPages / 2 * p.PageSize
 	}
-	for layer := range layers {
-		p.keys, p.values = append(p.keys, p.cache.KeyView(layer)), append(p.values, p.cache.ValueView(layer))
+	for ; n > 0; n -= step {
+		if _, err := p.cache.Extend([]kvcache.ID{id}, []int{min(step, n)}, nil); err != nil {
+			return err
+		}
+	}
+	_, err := p.cache.Extend([]kvcache.ID{id}, []int{0}, nil)
+	return err
+}
+
+// fillCoded gives codes the scales of values from −2 to 2, and plain pages
+// elements: the memory is full of bytes.
+func (p *problem) fillCoded() error {
+	random := rand.New(rand.NewPCG(5, 6))
+	var scales, zeros [251]uint16
+	for i := range scales {
+		scales[i] = tensor.F32ToF16((0.8 + 0.4*random.Float32()) * 4 / float32(p.KV.Codec.Levels()))
+		zeros[i] = tensor.F32ToF16(-2 + 0.1*random.Float32())
+	}
+	for layer := range p.layers {
+		var a kernel.Args
+		if err := p.cache.Bind(layer, &a); err != nil {
+			return err
+		}
+		for _, v := range []*tensor.View{&a.Key, &a.Value} {
+			fill(v.Bytes(), v.DType)
+		}
+		for _, c := range []*kernel.CodedPages{&a.CodedKey, &a.CodedValue} {
+			repeat(c.Scale.Bits(), scales[:])
+			repeat(c.Zero.Bits(), zeros[:])
+		}
 	}
 	return nil
+}
+
+func repeat(dst, block []uint16) {
+	for len(dst) > 0 {
+		dst = dst[copy(dst, block):]
+	}
 }
 
 // attention is the planned kernel of b for the problem.
@@ -90,7 +137,7 @@ func (p *problem) attention(b kernel.Backend, policy kernel.Policy) (*attention.
 	}
 	a, err := attention.New(b, attention.Config{
 		Heads: p.Heads, KVHeads: p.KVHeads, HeadDim: p.HeadDim, DType: tensor.F32, KVDType: p.KV.DType,
-		PageSize: p.PageSize, Mask: mask, Policy: policy,
+		PageSize: p.PageSize, Codec: p.KV.Codec, Mask: mask, Policy: policy,
 	})
 	if err != nil {
 		return nil, err
@@ -108,9 +155,26 @@ func (p *problem) attention(b kernel.Backend, policy kernel.Policy) (*attention.
 	return a, nil
 }
 
-// args are the tensors of a layer.
-func (p *problem) args(layer int) *kernel.Args {
-	return &kernel.Args{Query: p.query, Key: p.keys[layer], Value: p.values[layer], Out: p.out}
+// bind sets the keys and values of args to those of a layer.
+func (p *problem) bind(layer int, args *kernel.Args) error {
+	if p.cache != nil {
+		return p.cache.Bind(layer, args)
+	}
+	args.Key, args.Value = p.keys[layer], p.values[layer]
+	return nil
+}
+
+// runner returns what computes the case once, a layer after another from the
+// first.
+func (p *problem) runner(a *attention.Attention) func() error {
+	args, layer := &kernel.Args{Query: p.query, Out: p.out}, 0
+	return func() error {
+		if err := p.bind(layer, args); err != nil {
+			return err
+		}
+		layer = (layer + 1) % p.layers
+		return a.Run(args)
+	}
 }
 
 // row is the output of a head for a query, computed in float64.
@@ -122,7 +186,7 @@ type row struct {
 // reference computes rows of layer 0 in float64, from the formula: the first,
 // the middle and the last query, of the first and the last head.
 func (p *problem) reference() error {
-	slot, err := p.slots()
+	read, err := p.reader()
 	if err != nil {
 		return err
 	}
@@ -136,7 +200,7 @@ func (p *problem) reference() error {
 			keys = query + 1
 		}
 		for _, head := range []int{0, p.Heads - 1} {
-			p.want = append(p.want, row{query, head, p.attend(query, head, keys, slot)})
+			p.want = append(p.want, row{query, head, p.attend(query, head, keys, read)})
 			if p.Heads == 1 {
 				break
 			}
@@ -145,32 +209,60 @@ func (p *problem) reference() error {
 	return nil
 }
 
-// slots says which row of the keys a key is.
-func (p *problem) slots() (func(j int) int64, error) {
+// reader returns what reads the key and the value of index j for a KV head, of
+// layer 0.
+func (p *problem) reader() (func(k, v []float32, j, head int), error) {
+	heads, dim := int64(p.KVHeads), int64(p.HeadDim)
 	if p.cache == nil {
-		return func(j int) int64 { return int64(j) }, nil
+		return func(k, v []float32, j, head int) {
+			at := (int64(j)*heads + int64(head)) * dim
+			widen(k, &p.keys[0], at)
+			widen(v, &p.values[0], at)
+		}, nil
 	}
 	var b kernel.Batch
+	var a kernel.Args
 	if err := p.cache.Sequences(p.id).LowerKV(&b); err != nil {
 		return nil, err
 	}
-	return func(j int) int64 {
-		return int64(b.Pages.Indices[j/p.PageSize])*int64(p.PageSize) + int64(j%p.PageSize)
+	if err := p.cache.Bind(0, &a); err != nil {
+		return nil, err
+	}
+	return func(k, v []float32, j, head int) {
+		page := int64(b.Pages.Indices[j/p.PageSize])
+		row := (page*int64(p.PageSize)+int64(j%p.PageSize))*heads + int64(head)
+		if !b.Pages.IsCoded(j / p.PageSize) {
+			widen(k, &a.Key, row*dim)
+			widen(v, &a.Value, row*dim)
+			return
+		}
+		// a group is a channel of a page, or so many features of a value
+		p.decode(k, &a.CodedKey, row, (page*heads+int64(head))*dim, 1)
+		group := kernel.DefaultValueGroup(p.HeadDim)
+		p.decode(v, &a.CodedValue, row, row*dim/int64(group), group)
 	}, nil
+}
+
+// decode reads a row of codes whose groups begin at group.
+func (p *problem) decode(dst []float32, c *kernel.CodedPages, row, group int64, size int) {
+	bytes := int64(p.KV.Codec.RowBytes(len(dst)))
+	codes := c.Codes.Bytes()[row*bytes : (row+1)*bytes]
+	scale, zero := c.Scale.Bits()[group:], c.Zero.Bits()[group:]
+	for d := range dst {
+		dst[d] = kernel.Decode(p.KV.Codec.At(codes, len(dst), d), tensor.F16ToF32(scale[d/size]), tensor.F16ToF32(zero[d/size]))
+	}
 }
 
 // attend is softmax(q·K/√D)·V over the first keys, with the online softmax in
 // float64: nothing in it depends on a tile.
-func (p *problem) attend(query, head, keys int, slot func(int) int64) []float64 {
+func (p *problem) attend(query, head, keys int, read func(k, v []float32, j, head int)) []float64 {
 	dim, group := p.HeadDim, head/(p.Heads/p.KVHeads)
 	q, k, v := make([]float32, dim), make([]float32, dim), make([]float32, dim)
 	widen(q, &p.query, int64(query*p.Heads+head)*int64(dim))
 	out, most, sum := make([]float64, dim), math.Inf(-1), 0.0
 	scale := 1 / math.Sqrt(float64(dim))
 	for j := range keys {
-		at := (slot(j)*int64(p.KVHeads) + int64(group)) * int64(dim)
-		widen(k, &p.keys[0], at)
-		widen(v, &p.values[0], at)
+		read(k, v, j, group)
 		score := 0.0
 		for d := range q {
 			score += float64(q[d]) * float64(k[d])
@@ -202,7 +294,11 @@ func widen(dst []float32, v *tensor.View, at int64) {
 		copy(dst, v.F32s()[at:])
 		return
 	}
-	v.DType.ToF32s(dst, v.Bits()[at:at+int64(len(dst))])
+	if end := at + int64(len(dst)); v.DType.Float8() {
+		v.DType.Widen8(dst, v.Bytes()[at:end])
+	} else {
+		v.DType.ToF32s(dst, v.Bits()[at:end])
+	}
 }
 
 // check compares the rows of out with the reference and returns the relative

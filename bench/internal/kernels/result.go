@@ -122,7 +122,7 @@ func plural(n int, noun string) string {
 // the speed of each beside that of the case's first.
 func Print(w io.Writer, rows []Row, roofs Roofs) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "case\tthreads\tby\tms\tGFLOP/s\tGB/s\troof\t% of it\tspeed\terror")
+	fmt.Fprintln(t, "case\tthreads\tby\tms\tGFLOP/s\tGB/s\troof\t% of it\tspeed\terror, or why not")
 	var first float64
 	for i := range rows {
 		row := &rows[i]
@@ -134,7 +134,7 @@ func Print(w io.Writer, rows []Row, roofs Roofs) {
 		}
 		by := strings.TrimSpace(row.Peer + " " + row.Variant)
 		if row.Seconds == 0 {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", name, threads, by, row.Note)
+			fmt.Fprintf(t, "%s\t%s\t%s\t–\t–\t–\t–\t–\t–\t%s\n", name, threads, by, row.Note)
 			continue
 		}
 		r := row.result(roofs)

@@ -55,7 +55,7 @@ func (r *Runner) Prepare(cases []Case) error {
 	var kv, query int64
 	for _, c := range cases {
 		if n := c.layers(r.Memory); c.need(n) <= r.Memory {
-			kv, query = max(kv, int64(n)*(c.kvBytes()+c.tail()+256)), max(query, c.queryBytes())
+			kv, query = max(kv, c.storage(n)), max(query, c.queryBytes())
 		}
 	}
 	var err error
@@ -141,12 +141,7 @@ func Load(b *cpu.Backend, c Case, policy kernel.Policy) (run func() error, err e
 	if err != nil {
 		return nil, err
 	}
-	args, layer := p.args(0), 0
-	return func() error {
-		layer = (layer + 1) % len(p.keys)
-		args.Key, args.Value = p.keys[layer], p.values[layer]
-		return a.Run(args)
-	}, nil
+	return p.runner(a), nil
 }
 
 func gib(n int64) float64 { return float64(n) / (1 << 30) }

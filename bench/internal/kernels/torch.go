@@ -93,9 +93,10 @@ func StartTorch(ctx context.Context, python string, memory int64, max time.Durat
 	return t, nil
 }
 
-// listen passes answers on until the process ends.
+// listen passes answers on until the process has ended, its last words written.
 func (t *Torch) listen(stdout io.Reader) {
 	defer close(t.answers)
+	defer t.process.Wait() // how it ended is of no interest, what it said is
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		var a torchAnswer
 		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
@@ -130,7 +131,9 @@ func (t *Torch) ask(ctx context.Context, r torchRequest) (torchAnswer, error) {
 		return torchAnswer{}, err
 	}
 	if _, err := t.stdin.Write(append(line, '\n')); err != nil {
-		return torchAnswer{}, fmt.Errorf("%w: %s", errTorchEnded, t.stderr)
+		for err = nil; err == nil; _, err = t.answer(ctx) { // until it has ended
+		}
+		return torchAnswer{}, err
 	}
 	return t.answer(ctx)
 }
@@ -187,9 +190,8 @@ func (t *Torch) Contenders(ctx context.Context, c Case, layers int) ([]*Contende
 func (t *Torch) Close() error {
 	t.stdin.Close()
 	t.process.Process.Kill()
-	for range t.answers { // the reader must end before Wait
+	for range t.answers { // until it has ended
 	}
-	t.process.Wait() // it was killed: there is no status to report
 	return nil
 }
 

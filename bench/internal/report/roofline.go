@@ -35,7 +35,7 @@ func Roofline(title, note string, roofs []RooflineRoof, points []RooflinePoint) 
 	}
 	slices.Sort(r.kinds)
 	r.limits()
-	const width, height, legend = 860, 520, 190
+	const width, height, legend = 900, 520, 240
 	img, page := newCanvas(width, height)
 	area := draw.Crop(page, margin, -margin, margin, -margin)
 	heading := bold(textStyle(titleSize, ink, draw.XLeft, draw.YTop))
