@@ -61,7 +61,7 @@ func (t *builder) pageOperations() {
 	scores("one-key-a-page", with(func(c *scoresCase) { c.size = 1 }))
 	scores("one-key-a-page/scale=3", with(func(c *scoresCase) { c.size, c.scale, c.dim = 1, 3, 64 }))
 	scores("spare-columns", with(func(c *scoresCase) { c.spare = 70 }))
-	scores("no-pages", with(func(c *scoresCase) { c.queries, c.lens = []int{2, 1}, []int{0, 0} }))
+	scores("no-pages", with(func(c *scoresCase) { c.queries, c.lens, c.spare = []int{2, 1}, []int{0, 0}, 2 }))
 	scores("no-sequences", with(func(c *scoresCase) { c.queries, c.lens, c.spare = nil, nil, 3 }))
 	scores("extreme", with(func(c *scoresCase) { c.extreme = true }))
 	scores("large", with(func(c *scoresCase) {

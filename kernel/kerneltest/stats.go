@@ -111,3 +111,15 @@ func (c *placed) columnStats(k *attention.Attention, a *answer) error {
 	a.stats = out.words()
 	return nil
 }
+
+// columnStats draws whether ColumnStats is called, and how.
+func (d *drawn) columnStats(p *Problem) {
+	if !d.chance(20) {
+		return
+	}
+	p.Config.ColumnStats, p.WithoutLSE = true, false
+	p.Power = 1 + d.below(2)
+	if d.chance(60) {
+		p.Window = one(d, 1, 2, 16, 32, 128, 1+d.below(200))
+	}
+}
