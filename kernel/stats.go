@@ -92,7 +92,7 @@ func (a *ColumnStatsArgs) Validate(s *Spec, b *Batch) error {
 	if err := s.checkKeys("Key", &a.Key, b, s.KVDType, s.HeadDim); err != nil {
 		return err
 	}
-	if err := checkScales(&a.Key, &a.KeyScale, &a.Key, &tensor.View{}, int64(s.KVHeads)); err != nil {
+	if err := checkScale("KeyScale", &a.Key, &a.KeyScale, int64(s.KVHeads)); err != nil {
 		return err
 	}
 	if s.Codec != NoCodec {
@@ -124,7 +124,7 @@ func (a *PageBoundsArgs) Validate() error {
 	if !stored(k.DType) {
 		return &ShapeError{"Key", k.String(), "f32, f16, bf16, f8e4m3 or f8e5m2"}
 	}
-	if err := checkScales(k, &a.KeyScale, k, &tensor.View{}, k.Shape[2]); err != nil {
+	if err := checkScale("KeyScale", k, &a.KeyScale, k.Shape[2]); err != nil {
 		return err
 	}
 	for _, v := range [...]struct {

@@ -27,15 +27,18 @@ var table = sync.OnceValue(func() []Case {
 	t.extremes()
 	t.formats()
 	t.gradients()
+	t.columnStats()
 	t.identities()
+	t.statsIdentities()
 	t.operations()
+	t.pageOperations()
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
 	return t.cases
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "identity", "append", "encode", "copy", "rotate", "merge", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "errors"}
 
 type builder struct{ cases []Case }
 
