@@ -17,7 +17,7 @@ func (g *gen) columnPairs(s source) {
 	g.p("MOVQ R9, R11")
 	for i := range n {
 		g.p("VMOVUPS (R11), %s", g.v(i))
-		g.p("PREFETCHT0 (R11)(R8*1)")
+		g.p("PREFETCHT1 (R11)(R8*1)")
 		if i < n-1 {
 			g.p("CMPQ R13, $%d", i+1)
 			g.p("JEQ loaded")
