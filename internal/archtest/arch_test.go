@@ -31,6 +31,8 @@ var allowed = map[string][]string{
 	"backend":           {"kernel", "cpu", "cuda"},
 
 	"cpu/internal/vec/asmgen/amd64": {},
+	"cpu/internal/vec/asmgen/bf16":  {},
+	"cpu/internal/vec/bf16":         {"kernel", "tensor", "golang.org/x/sys/cpu"},
 }
 
 // anything may be imported by these, and nothing imports them.
