@@ -80,7 +80,6 @@ func (g *gen) amxPairs(s string, keep bool) {
 	g.p("MOVQ R13, SI")
 	g.p("MOVQ %s_blocks(AX), R10", s)
 	g.loop(block)
-	g.p("PREFETCHT0 2048(DX)")
 	g.tileload(6, 0, "DX", "R8")
 	g.tileload(4, 0, "SI", "R8")
 	g.tileload(7, 1024, "DX", "R8")

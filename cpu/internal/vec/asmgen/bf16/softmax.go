@@ -180,12 +180,23 @@ func (g *gen) weights(masked bool) {
 	loop := g.newLabel("pair")
 	x, t := []int{0, 1, 2, 3}, []int{4, 5, 6, 7, 8, 9, 10, 11}
 	g.p("MOVQ $%d, BX", keys/2)
+	g.p("MOVQ attendArgs_out(AX), R12")
+	g.p("MOVQ attendArgs_b(AX), CX")
+	g.p("ADDQ attendArgs_queryStep(AX), CX")
 	g.p("MOVQ $1024, R13") // from the last row of a tile of B to the first of the next
 	g.loop(loop)
 	for i := range x { // key i/2, half i%2
 		g.p("VMOVUPS %d(DI), Z%d", 64*i, x[i])
 		g.p("VFMADD213PS Z%d, Z%d, Z%d", zMax+i%2, zScale+i%2, x[i])
 	}
+	for i := range 8 { // outputs, which the next step adds to, and the next strip's queries
+		g.p("PREFETCHT0 %d(R12)", 64*i)
+		if i%2 == 0 {
+			g.p("PREFETCHT0 %d(CX)", 32*i)
+		}
+	}
+	g.p("ADDQ $512, R12")
+	g.p("ADDQ $256, CX")
 	g.exp2(x, t)
 	if masked {
 		for i := range x {
