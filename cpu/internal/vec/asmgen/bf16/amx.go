@@ -37,6 +37,7 @@ func amxFile(g *gen) {
 	g.nextStrip("strip")
 	g.tilerelease()
 	g.end()
+
 }
 
 // amxBegin configures eight tiles of 16 rows of 64 bytes.
@@ -116,20 +117,25 @@ func (g *gen) amxValues() {
 		g.tileload(4+i, 1024*i, "DX", "R8")
 	}
 	g.loop(loop)
+	g.valueTile("DI")
+	g.p("DECQ R14")
+	g.p("JNZ %s", loop)
+}
+
+// valueTile adds values at SI times tmm4–7 to a row tile of out.
+func (g *gen) valueTile(out string) {
 	g.tileload(2, 0, "SI", "R8")
-	g.tileload(0, 0, "DI", "R9")
-	g.tileload(1, 64, "DI", "R9")
+	g.tileload(0, 0, out, "R9")
+	g.tileload(1, 64, out, "R9")
 	g.tdp(0, 2, 4)
 	g.tdp(1, 2, 5)
 	g.tileload(3, 1024, "SI", "R8")
 	g.p("ADDQ $2048, SI")
 	g.tdp(0, 3, 6)
 	g.tdp(1, 3, 7)
-	g.tilestore(0, 0, "DI", "R9")
-	g.tilestore(1, 64, "DI", "R9")
-	g.p("ADDQ $%d, DI", 16*128)
-	g.p("DECQ R14")
-	g.p("JNZ %s", loop)
+	g.tilestore(0, 0, out, "R9")
+	g.tilestore(1, 64, out, "R9")
+	g.p("ADDQ $%d, %s", 16*128, out)
 }
 
 // nextStrip moves the pointers of attendArgs on, and goes back while there are

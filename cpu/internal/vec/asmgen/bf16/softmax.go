@@ -15,15 +15,14 @@ const (
 	zScale  = 16 // and 17: scale of both halves of the lanes
 	zMax    = 18 // and 19: −m
 	zSum    = 20 // and 21
-	zShift  = 22
-	zLow    = 23
 	zPairs  = 24
 	zCoef   = 25 // 25–30
 	zFactor = 14 // and 15: f
 )
 
-// exp2 coefficients and the shift that rounds to an integer, of package kernel.
-var coef = [6]uint32{0x3aaddd00, 0x3c1e7545, 0x3d635baa, 0x3e75fcde, 0x3f317215, 0x3f800000}
+// coef gives 2^r for r in [0, 1), within 2^−23 before rounding: the polynomial
+// of package kernel, which is for [−1/2, 1/2], moved by 1/2.
+var coef = [6]uint32{0x3af5e13b, 0x3c134192, 0x3d64b208, 0x3e75e97a, 0x3f317289, 0x3f7ffffe}
 
 // pairOrder lays words of two rows side by side.
 func pairOrder() []uint64 {
@@ -38,45 +37,34 @@ func (g *gen) broadcast(z int, name string, x float32) {
 	g.p("VBROADCASTSS %s, Z%d", g.words(name, 4, uint64(math.Float32bits(x))), z)
 }
 
-// exp2 replaces registers x by 2^x, with temporaries t, two for each, and masks
-// K4 and up. What is below −125 becomes 0, NaN stays.
-func (g *gen) exp2(x, t []int) {
+// exp2 replaces registers x by 2^x, with temporaries t, two for each. If masked,
+// what masks K4 and up leave out becomes 0. NaN stays.
+func (g *gen) exp2(x, t []int, masked bool) {
 	each := func(f func(i int)) {
 		for i := range x {
 			f(i)
 		}
 	}
-	each(func(i int) { g.p("VCMPPS $5, Z%d, Z%d, K%d", zLow, x[i], 4+i) }) // not less than
-	each(func(i int) { g.p("VADDPS Z%d, Z%d, Z%d", zShift, x[i], t[i]) })
-	each(func(i int) { g.p("VREDUCEPS $8, Z%d, Z%d", x[i], x[i]) })
-	u := t[len(x):] // 2^(x − round x); x is that difference, n in the low bits of t
+	u := t[len(x):]
+	each(func(i int) { g.p("VREDUCEPS $9, Z%d, Z%d", x[i], t[i]) }) // x − ⌊x⌋
 	each(func(i int) { g.p("VMOVAPS Z%d, Z%d", zCoef, u[i]) })
 	for c := 1; c < 6; c++ {
-		each(func(i int) { g.p("VFMADD213PS Z%d, Z%d, Z%d", zCoef+c, x[i], u[i]) })
+		each(func(i int) { g.p("VFMADD213PS Z%d, Z%d, Z%d", zCoef+c, t[i], u[i]) })
 	}
-	each(func(i int) { g.p("VPSLLD $23, Z%d, Z%d", t[i], t[i]) })
-	each(func(i int) { g.p("VPADDD.Z Z%d, Z%d, K%d, Z%d", t[i], u[i], 4+i, x[i]) })
+	each(func(i int) {
+		if masked {
+			g.p("VSCALEFPS.Z Z%d, Z%d, K%d, Z%d", x[i], u[i], 4+i, x[i])
+		} else {
+			g.p("VSCALEFPS Z%d, Z%d, Z%d", x[i], u[i], x[i])
+		}
+	})
 }
 
 // softmax takes a tile of scores into the running softmax of a strip, and
 // writes its weights as operand B. It uses the fields of attendArgs.
 func (g *gen) softmax() {
 	masked, ready := g.newLabel("masked"), g.newLabel("weights")
-	g.p("MOVQ attendArgs_scores(AX), DI")
-	g.p("MOVQ attendArgs_weights(AX), DX")
-	g.p("MOVQ attendArgs_scale(AX), SI")
-	g.p("MOVQ attendArgs_m(AX), CX")
-	g.p("MOVQ attendArgs_l(AX), R10")
-	g.p("MOVQ attendArgs_visible(AX), R11")
-	g.broadcast(zShift, "shift", 12582912)
-	g.broadcast(zLow, "low", -125)
-	for i, c := range coef {
-		g.p("VBROADCASTSS %s, Z%d", g.words(fmt.Sprintf("coef%d", i), 4, uint64(c)), zCoef+i)
-	}
-	g.p("VMOVDQU64 %s, Z%d", g.words("pairs", 2, pairOrder()...), zPairs)
-	for h := range 2 {
-		g.p("VMOVUPS %d(SI), Z%d", 64*h, zScale+h)
-	}
+	g.softmaxBegin()
 	g.p("TESTQ R11, R11")
 	g.p("JNZ %s", masked)
 	g.maximum(false)
@@ -88,6 +76,29 @@ func (g *gen) softmax() {
 	g.rescale()
 	g.weights(true)
 	g.label(ready)
+	g.storeSums()
+}
+
+// softmaxBegin loads pointers and constants: scores DI, weights DX, m CX, l
+// R10, visible R11.
+func (g *gen) softmaxBegin() {
+	g.p("MOVQ attendArgs_scores(AX), DI")
+	g.p("MOVQ attendArgs_weights(AX), DX")
+	g.p("MOVQ attendArgs_scale(AX), SI")
+	g.p("MOVQ attendArgs_m(AX), CX")
+	g.p("MOVQ attendArgs_l(AX), R10")
+	g.p("MOVQ attendArgs_visible(AX), R11")
+	for i, c := range coef {
+		g.p("VBROADCASTSS %s, Z%d", g.words(fmt.Sprintf("coef%d", i), 4, uint64(c)), zCoef+i)
+	}
+	g.p("VMOVDQU64 %s, Z%d", g.words("pairs", 2, pairOrder()...), zPairs)
+	for h := range 2 {
+		g.p("VMOVUPS %d(SI), Z%d", 64*h, zScale+h)
+	}
+}
+
+// storeSums writes l.
+func (g *gen) storeSums() {
 	for h := range 2 {
 		g.p("VMOVUPS Z%d, %d(R10)", zSum+h, 64*h)
 	}
@@ -149,7 +160,7 @@ func (g *gen) rescale() {
 		g.p("VMOVUPS Z%d, K%d, %d(CX)", h, 2+h, 64*h)
 		g.p("VSUBPS Z%d, Z%d, Z%d", h, 2+h, 2+h)
 	}
-	g.exp2([]int{2, 3}, []int{4, 5, 6, 7})
+	g.exp2([]int{2, 3}, []int{4, 5, 6, 7}, false)
 	for h := range 2 {
 		g.p("VMOVAPS Z13, Z%d", zFactor+h)
 		g.p("VMOVAPS Z%d, K%d, Z%d", 2+h, 2+h, zFactor+h)
@@ -174,37 +185,40 @@ func (g *gen) rescale() {
 // slack is how far scores may exceed m, in units of log 2, before m moves.
 const slack = 8
 
-// weights turns scores into weights, two keys at a time, and adds them to the
-// sums.
+// weights turns scores into weights.
 func (g *gen) weights(masked bool) {
 	loop := g.newLabel("pair")
-	x, t := []int{0, 1, 2, 3}, []int{4, 5, 6, 7, 8, 9, 10, 11}
 	g.p("MOVQ $%d, BX", keys/2)
 	g.p("MOVQ attendArgs_out(AX), R12")
 	g.p("MOVQ attendArgs_b(AX), CX")
 	g.p("ADDQ attendArgs_queryStep(AX), CX")
-	g.p("MOVQ $1024, R13") // from the last row of a tile of B to the first of the next
 	g.loop(loop)
+	for i := range 4 { // the next strip's queries
+		g.p("PREFETCHT0 %d(CX)", 64*i)
+	}
+	g.p("ADDQ $256, CX")
+	g.weightPair(masked)
+	g.p("DECQ BX")
+	g.p("JNZ %s", loop)
+}
+
+// weightPair turns the scores of two keys at DI into weights at DX, and adds
+// them to the sums. BX counts pairs down from 32. It prefetches the outputs at
+// R12, which the next step adds to.
+func (g *gen) weightPair(masked bool) {
+	next := g.newLabel("half")
+	x, t := []int{0, 1, 2, 3}, []int{4, 5, 6, 7, 8, 9, 10, 11}
 	for i := range x { // key i/2, half i%2
 		g.p("VMOVUPS %d(DI), Z%d", 64*i, x[i])
 		g.p("VFMADD213PS Z%d, Z%d, Z%d", zMax+i%2, zScale+i%2, x[i])
-	}
-	for i := range 8 { // outputs, which the next step adds to, and the next strip's queries
-		g.p("PREFETCHT0 %d(R12)", 64*i)
-		if i%2 == 0 {
-			g.p("PREFETCHT0 %d(CX)", 32*i)
-		}
-	}
-	g.p("ADDQ $512, R12")
-	g.p("ADDQ $256, CX")
-	g.exp2(x, t)
-	if masked {
-		for i := range x {
+		if masked {
 			g.p("KMOVW %d(R11), K%d", 2*i, 4+i)
-			g.p("VMOVAPS.Z Z%d, K%d, Z%d", x[i], 4+i, x[i])
 		}
-		g.p("ADDQ $8, R11")
 	}
+	for i := range 8 {
+		g.p("PREFETCHT0 %d(R12)", 64*i)
+	}
+	g.exp2(x, t, masked)
 	for i := range x {
 		g.p("VADDPS Z%d, Z%d, Z%d", x[i], zSum+i%2, zSum+i%2)
 	}
@@ -213,13 +227,14 @@ func (g *gen) weights(masked bool) {
 		g.p("VPERMW Z%d, Z%d, Z%d", t[h], zPairs, t[h])
 		g.p("VMOVDQU64 Z%d, %d(DX)", t[h], 1024*h)
 	}
+	g.p("ADDQ $512, R12")
 	g.p("ADDQ $256, DI")
 	g.p("ADDQ $64, DX")
+	if masked {
+		g.p("ADDQ $8, R11")
+	}
 	g.p("CMPQ BX, $%d", keys/4+1)
-	next := g.newLabel("half")
 	g.p("JNE %s", next)
-	g.p("ADDQ R13, DX")
+	g.p("ADDQ $1024, DX") // from the last row of a tile of B to the tile after the next
 	g.label(next)
-	g.p("DECQ BX")
-	g.p("JNZ %s", loop)
 }
