@@ -75,12 +75,15 @@ func BenchmarkAttend(b *testing.B) {
 	for _, dim := range []int{64, 128, 256} {
 		for _, parts := range [][2]int{{1, 1}, {1, Exact}, {Exact, Exact}} {
 			b.Run(name(dim, parts), func(b *testing.B) {
-				eachTier(b, func(b *testing.B) { benchAttend(b, dim, parts, false) })
+				eachTier(b, func(b *testing.B) { benchAttend(b, dim, parts, false, 1) })
 			})
 		}
 	}
-	b.Run("masked", func(b *testing.B) {
-		eachTier(b, func(b *testing.B) { benchAttend(b, 128, [2]int{1, 1}, true) })
+	b.Run("128 masked", func(b *testing.B) {
+		eachTier(b, func(b *testing.B) { benchAttend(b, 128, [2]int{1, 1}, true, 1) })
+	})
+	b.Run("128 steep", func(b *testing.B) { // weights would be subnormal
+		eachTier(b, func(b *testing.B) { benchAttend(b, 128, [2]int{1, 1}, false, 8) })
 	})
 }
 
@@ -89,10 +92,13 @@ func name(dim int, parts [2]int) string {
 	return map[int]string{64: "64 ", 128: "128 ", 256: "256 "}[dim] + n
 }
 
-func benchAttend(b *testing.B, dim int, parts [2]int, masked bool) {
+func benchAttend(b *testing.B, dim int, parts [2]int, masked bool, steep float32) {
 	const strips = 16
 	r := rand.New(rand.NewPCG(1, 1))
 	p := newProblem(r, dim, dim, strips, parts[0], parts[1], masked)
+	for i := range p.Scale {
+		p.Scale[i] *= steep
+	}
 	tiles := 8
 	k, v := words(floats(r, tiles*Keys*dim, true)), words(floats(r, tiles*Keys*dim, true))
 	kf := floats(r, Keys*dim, false)

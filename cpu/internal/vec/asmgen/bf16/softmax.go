@@ -15,6 +15,7 @@ const (
 	zScale  = 16 // and 17: scale of both halves of the lanes
 	zMax    = 18 // and 19: −m
 	zSum    = 20 // and 21
+	zLow    = 23
 	zPairs  = 24
 	zCoef   = 25 // 25–30
 	zFactor = 14 // and 15: f
@@ -37,8 +38,9 @@ func (g *gen) broadcast(z int, name string, x float32) {
 	g.p("VBROADCASTSS %s, Z%d", g.words(name, 4, uint64(math.Float32bits(x))), z)
 }
 
-// exp2 replaces registers x by 2^x, with temporaries t, two for each. If masked,
-// what masks K4 and up leave out becomes 0. NaN stays.
+// exp2 replaces registers x by 2^x, with temporaries t, two for each, and masks
+// K4 and up. What is below −126 becomes 0, as does, if masked, what these masks
+// leave out: a subnormal would take VSCALEFPS a hundred times as long. NaN stays.
 func (g *gen) exp2(x, t []int, masked bool) {
 	each := func(f func(i int)) {
 		for i := range x {
@@ -46,18 +48,19 @@ func (g *gen) exp2(x, t []int, masked bool) {
 		}
 	}
 	u := t[len(x):]
+	each(func(i int) { // not less than
+		if masked {
+			g.p("VCMPPS $5, Z%d, Z%d, K%d, K%d", zLow, x[i], 4+i, 4+i)
+		} else {
+			g.p("VCMPPS $5, Z%d, Z%d, K%d", zLow, x[i], 4+i)
+		}
+	})
 	each(func(i int) { g.p("VREDUCEPS $9, Z%d, Z%d", x[i], t[i]) }) // x − ⌊x⌋
 	each(func(i int) { g.p("VMOVAPS Z%d, Z%d", zCoef, u[i]) })
 	for c := 1; c < 6; c++ {
 		each(func(i int) { g.p("VFMADD213PS Z%d, Z%d, Z%d", zCoef+c, t[i], u[i]) })
 	}
-	each(func(i int) {
-		if masked {
-			g.p("VSCALEFPS.Z Z%d, Z%d, K%d, Z%d", x[i], u[i], 4+i, x[i])
-		} else {
-			g.p("VSCALEFPS Z%d, Z%d, Z%d", x[i], u[i], x[i])
-		}
-	})
+	each(func(i int) { g.p("VSCALEFPS.Z Z%d, Z%d, K%d, Z%d", x[i], u[i], 4+i, x[i]) })
 }
 
 // softmax takes a tile of scores into the running softmax of a strip, and
@@ -88,6 +91,7 @@ func (g *gen) softmaxBegin() {
 	g.p("MOVQ attendArgs_m(AX), CX")
 	g.p("MOVQ attendArgs_l(AX), R10")
 	g.p("MOVQ attendArgs_visible(AX), R11")
+	g.broadcast(zLow, "low", -126)
 	for i, c := range coef {
 		g.p("VBROADCASTSS %s, Z%d", g.words(fmt.Sprintf("coef%d", i), 4, uint64(c)), zCoef+i)
 	}
