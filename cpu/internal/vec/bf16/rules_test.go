@@ -125,3 +125,66 @@ func TestUseRefusesWhatDoesNotRun(t *testing.T) {
 		}
 	}
 }
+
+// Key j has the score −2j in every row, and the value that gives weight j to
+// feature j: weights down to 2^−126, and nothing from there on.
+func TestWeights(t *testing.T) {
+	each(t, func(t *testing.T) {
+		for shift := range 3 {
+			p := newProblem(rand.New(rand.NewPCG(1, 1)), 32, Keys, 1, 1, 1, false)
+			k, v, q := make([]float32, Keys*32), make([]float32, Keys*Keys), make([]float32, 32*Lanes)
+			for j := range Keys {
+				k[j*32], v[j*Keys+j] = float32(-2*j), 1
+				if j > 0 {
+					k[j*32] -= float32(shift)
+				}
+			}
+			for i := range Lanes {
+				q[i], p.Scale[i] = 1, 1
+			}
+			PackKey(p.Key, words(k), 32, 32)
+			PackValue(p.Value, words(v), Keys, Keys)
+			PackPairs(p.Query, q, 32, 1)
+			p.Attend(NewScratch(), 1)
+			for j := range Keys {
+				for i := range Lanes {
+					want := math.Exp2(float64(k[j*32]))
+					if want < 0x1p-126 {
+						want = 0
+					}
+					if got := float64(p.Out[j*Lanes+i]); math.Abs(got-want) > want*0x1p-9 && want > 0x1p-125 || want == 0 && got != 0 {
+						t.Fatalf("2^%v is %v, want %v", k[j*32], got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A row of one key above and 63 others alike: l is as good as 64 sums in float32 wherever
+// the others are.
+func TestDenominator(t *testing.T) {
+	each(t, func(t *testing.T) {
+		for n := range 400 {
+			p := newProblem(rand.New(rand.NewPCG(1, 1)), 32, 32, 1, 1, 1, false)
+			k, q := make([]float32, Keys*32), make([]float32, 32*Lanes)
+			for j := range Keys {
+				k[j*32] = -1
+			}
+			k[n%Keys*32] = 0
+			clear(p.Value)
+			for i := range Lanes {
+				q[i], p.Scale[i] = 1, float32(n*Lanes+i)/512
+			}
+			PackKey(p.Key, words(k), 32, 32)
+			PackPairs(p.Query, q, 32, 1)
+			p.Attend(NewScratch(), 1)
+			for i := range Lanes {
+				want := 1 + 63*math.Exp2(-float64(p.Scale[i]))
+				if e := math.Abs(float64(p.L[i]) - want); e > 0x1p-19*want || p.M[i] != 0 {
+					t.Fatalf("1 + 63·2^−%v is %v, want %v; m is %v", p.Scale[i], p.L[i], want, p.M[i])
+				}
+			}
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -63,7 +64,9 @@ func TestStateOfTilesIsKept(t *testing.T) {
 				defer pprof.StopCPUProfile()
 			}
 			disturb(&stop, &wait, &signals)
-			time.Sleep(length)
+			for start := time.Now(); time.Since(start) < length || calls.Load() < goroutines && time.Since(start) < time.Minute; {
+				time.Sleep(length / 10)
+			}
 			stop.Store(true)
 			wait.Wait()
 			t.Logf("%d calls, %d signals", calls.Load(), signals.Load())
@@ -79,39 +82,24 @@ func TestStateOfTilesIsKept(t *testing.T) {
 
 // disturb collects garbage and sends signals to the threads of this process.
 func disturb(stop *atomic.Bool, wait *sync.WaitGroup, signals *atomic.Int64) {
-	caught := make(chan os.Signal, 1)
+	caught := make(chan os.Signal, 1) // drops what nobody takes
 	signal.Notify(caught, syscall.SIGUSR1)
-	wait.Go(func() {
-		for !stop.Load() {
-			select {
-			case <-caught:
-				signals.Add(1)
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
-		signal.Stop(caught)
-	})
 	wait.Go(func() {
 		for !stop.Load() {
 			tasks, _ := os.ReadDir("/proc/self/task")
 			for _, task := range tasks {
-				if tid := number(task.Name()); tid > 0 {
-					syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(os.Getpid()), uintptr(tid), uintptr(syscall.SIGUSR1))
+				tid, _ := strconv.Atoi(task.Name())
+				if _, _, e := syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(os.Getpid()), uintptr(tid), uintptr(syscall.SIGUSR1)); e == 0 {
+					signals.Add(1)
 				}
 			}
 			runtime.Gosched()
 		}
+		signal.Stop(caught)
 	})
 	wait.Go(func() {
 		for !stop.Load() {
 			runtime.GC()
 		}
 	})
-}
-
-func number(s string) (n int) {
-	for _, c := range s {
-		n = 10*n + int(c-'0')
-	}
-	return n
 }
