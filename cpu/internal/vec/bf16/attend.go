@@ -145,13 +145,15 @@ func softmaxGo(s, scale []float32, visible []uint32, m, l, o []float32) {
 				o[d] *= f
 			}
 		}
+		sum := float32(0)
 		for j := range Keys {
 			p := float32(0)
 			if visible == nil || visible[j]>>i&1 != 0 {
 				p = kernel.Exp2(s[j*Lanes+i] - m[i])
 			}
 			s[j*Lanes+i] = p
-			l[i] += p
+			sum += p
 		}
+		l[i] += sum
 	}
 }

@@ -14,7 +14,8 @@ const (
 const (
 	zScale  = 16 // and 17: scale of both halves of the lanes
 	zMax    = 18 // and 19: −m
-	zSum    = 20 // and 21
+	zSum    = 20 // and 21: l
+	zPart   = 12 // and 13: sum of the tile's weights
 	zLow    = 23
 	zPairs  = 24
 	zCoef   = 25 // 25–30
@@ -101,9 +102,11 @@ func (g *gen) softmaxBegin() {
 	}
 }
 
-// storeSums writes l.
+// storeSums writes l. The weights of a tile are added up before they are added
+// to l, which loses less over long rows.
 func (g *gen) storeSums() {
 	for h := range 2 {
+		g.p("VADDPS Z%d, Z%d, Z%d", zPart+h, zSum+h, zSum+h)
 		g.p("VMOVUPS Z%d, %d(R10)", zSum+h, 64*h)
 	}
 }
@@ -196,6 +199,9 @@ func (g *gen) weights(masked bool) {
 	g.p("MOVQ attendArgs_out(AX), R12")
 	g.p("MOVQ attendArgs_b(AX), CX")
 	g.p("ADDQ attendArgs_queryStep(AX), CX")
+	for h := range 2 {
+		g.p("VPXORD Z%d, Z%d, Z%d", zPart+h, zPart+h, zPart+h)
+	}
 	g.loop(loop)
 	for i := range 4 { // the next strip's queries
 		g.p("PREFETCHT0 %d(CX)", 64*i)
@@ -224,7 +230,7 @@ func (g *gen) weightPair(masked bool) {
 	}
 	g.exp2(x, t, masked)
 	for i := range x {
-		g.p("VADDPS Z%d, Z%d, Z%d", x[i], zSum+i%2, zSum+i%2)
+		g.p("VADDPS Z%d, Z%d, Z%d", x[i], zPart+i%2, zPart+i%2)
 	}
 	for h := range 2 {
 		g.cvt2(t[h], x[2+h], x[h])
