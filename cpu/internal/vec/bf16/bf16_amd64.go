@@ -2,7 +2,11 @@
 
 package bf16
 
-import "golang.org/x/sys/cpu"
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/cpu"
+)
 
 //go:noescape
 func productAMX(a *productArgs)
@@ -74,13 +78,14 @@ func runs(t Tier) bool {
 	return false
 }
 
-// doubleRate reports whether VDPBF16PS has twice the rate of float32: on AMD's
-// CPUs.
-func doubleRate() bool {
+// doubleRate says that VDPBF16PS has twice the rate of float32: on AMD's CPUs.
+var doubleRate = vendor() == "AuthenticAMD"
+
+func vendor() string {
 	_, b, c, d := cpuid(0, 0)
 	var name []byte
 	for _, r := range []uint32{b, d, c} {
-		name = append(name, byte(r), byte(r>>8), byte(r>>16), byte(r>>24))
+		name = binary.LittleEndian.AppendUint32(name, r)
 	}
-	return string(name) == "AuthenticAMD"
+	return string(name)
 }

@@ -4,7 +4,7 @@ package bf16
 
 func runs(t Tier) bool { return t == Go }
 
-func doubleRate() bool { return false }
+const doubleRate = false
 
 func product(*productArgs) {}
 

@@ -112,6 +112,19 @@ func TestStripsAreIndependent(t *testing.T) {
 	})
 }
 
+// On a machine with AMX everything is worth taking, on one without a tier
+// nothing is.
+func TestSupported(t *testing.T) {
+	each(t, func(t *testing.T) {
+		for _, parts := range [][2]int{{1, 1}, {1, Exact}, {Exact, Exact}} {
+			got := Supported(parts[0], parts[1])
+			if active == AMX && !got || active == Go && got || active == VDPBF16PS && got && parts[1] != 1 {
+				t.Errorf("parts %v: %v", parts, got)
+			}
+		}
+	})
+}
+
 func TestUseRefusesWhatDoesNotRun(t *testing.T) {
 	if _, err := Use(AMX + 1); err == nil {
 		t.Error("tier 3 is accepted")

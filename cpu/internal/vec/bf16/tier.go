@@ -5,10 +5,9 @@ import "fmt"
 // Tier is a set of instructions for products of BF16.
 type Tier uint8
 
-// The tiers. On a CPU with AMX that is the fastest; VDPBF16PS is worth taking
-// where Profitable says so.
+// The tiers, slowest first. Whether one is worth taking, Supported says.
 const (
-	Go        Tier = iota // for tests: exact sums of products, slow
+	Go        Tier = iota // the specification: sums in float64, rounded once; slow
 	VDPBF16PS             // AVX-512 BF16
 	AMX                   // AMX-TILE and AMX-BF16
 )
@@ -45,9 +44,12 @@ func best() Tier {
 func Active() Tier { return active }
 
 // Supported reports whether the active tier is faster than float32 products on
-// this CPU. VDPBF16PS has twice their rate on AMD's CPUs since Zen 4, and half
-// of it on Intel's since Sapphire Rapids: those have AMX instead.
-func Supported() bool { return active == AMX || active == VDPBF16PS && doubleRate() }
+// this CPU, for keys and queries in so many parts. AMX is. VDPBF16PS has twice
+// the rate of float32 on AMD's CPUs, since Zen 4, which pays while nothing is
+// split; on Intel's since Sapphire Rapids, which have AMX, it has half of it.
+func Supported(keyParts, queryParts int) bool {
+	return active == AMX || active == VDPBF16PS && doubleRate && keyParts == 1 && queryParts == 1
+}
 
 // Use chooses a tier, and returns the one before. It must not be called while a
 // kernel runs: it is there for tests and measurements.
