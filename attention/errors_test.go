@@ -291,6 +291,9 @@ func TestRunRefusesBadTensors(t *testing.T) {
 	if err := a.Backward(&kernel.BackwardArgs{}); err == nil {
 		t.Error("Backward without Config.Backward: no error")
 	}
+	if err := a.ColumnStats(&kernel.ColumnStatsArgs{}); err == nil {
+		t.Error("ColumnStats without Config.ColumnStats: no error")
+	}
 }
 
 type elsewhere struct{ bytes int64 }

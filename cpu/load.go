@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"unsafe"
-
 	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -115,7 +113,7 @@ func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc 
 	at := r.offset + int64(head)*r.head
 	if a.spec.PageSize == 0 {
 		ahead := 0
-		if sc.j0+tile < sc.seq.keys && !sc.wide {
+		if sc.j0+tile < sc.seq.keys {
 			ahead = int(tile * r.row)
 		}
 		r.loadScaled(dst, ld, columns, at+(int64(b.KeyStart[s])+sc.j0)*r.row, r.row, sc.n, ahead, head)
@@ -132,51 +130,10 @@ func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc 
 		if b.Pages.IsCoded(i) {
 			r.coded.load(dst[to:], ld, columns, page, slot, n, head)
 		} else {
-			ahead := 0
-			if !sc.wide {
-				ahead = r.ahead(b, i, end, slot, size)
-			}
-			r.loadScaled(dst[to:], ld, columns, at+page*r.row+slot*r.slot, r.slot, n, ahead, head)
+			r.loadScaled(dst[to:], ld, columns, at+page*r.row+slot*r.slot, r.slot, n, r.ahead(b, i, end, slot, size), head)
 		}
 		j += n
 	}
-}
-
-// prefetch hints that some keys of the next tile will be read: those that are
-// due after strip x, so that all have been named when the last strip is done.
-func (r *reader) prefetch(a *attention, sc *scratch, x int) {
-	b, s, parts := a.batch, int(sc.blk.seq), sc.parts()
-	j := sc.j0 + tile + int64(x*tile/parts)
-	end := min(sc.j0+tile+int64((x+1)*tile/parts), sc.seq.keys)
-	at := r.offset + int64(sc.blk.kvHead)*r.head
-	if a.spec.PageSize == 0 {
-		if j < end {
-			r.prefetchRun(at+(int64(b.KeyStart[s])+j)*r.row, r.row, int(end-j))
-		}
-		return
-	}
-	for size := int64(a.spec.PageSize); j < end; {
-		i, slot := int(b.Pages.Indptr[s])+int(j/size), j%size
-		n := min(end-j, size-slot)
-		if !b.Pages.IsCoded(i) {
-			r.prefetchRun(at+int64(b.Pages.Indices[i])*r.row+slot*r.slot, r.slot, int(n))
-		}
-		j += n
-	}
-}
-
-func (r *reader) prefetchRun(at, stride int64, n int) {
-	size := r.dtype.Size()
-	var p unsafe.Pointer
-	switch {
-	case r.f32 != nil:
-		p = unsafe.Pointer(&r.f32[at])
-	case r.b8 != nil:
-		p = unsafe.Pointer(&r.b8[at])
-	default:
-		p = unsafe.Pointer(&r.bits[at])
-	}
-	vec.Prefetch(p, int(stride*size), n, int(int64(r.n)*r.dim*size))
 }
 
 // ahead is the distance from a slot of page i to the one a tile later, or 0.

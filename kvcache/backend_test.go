@@ -142,3 +142,6 @@ func (*hostBackend) Attention(kernel.Spec) (kernel.Attention, error) {
 }
 func (*hostBackend) Rotate(*kernel.RotateArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) Merge(*kernel.MergeArgs) error   { return errors.ErrUnsupported }
+
+func (*hostBackend) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }
+func (*hostBackend) PageScores(*kernel.PageScoresArgs) error { return errors.ErrUnsupported }

@@ -78,6 +78,11 @@ func alloc(b kernel.Backend, d tensor.DType, shape ...int64) (tensor.View, error
 	if err != nil {
 		return tensor.View{}, err
 	}
+	if len(shape) == 4 { // the rows of a head lie together, so that it can be read alone
+		shape[1], shape[2] = shape[2], shape[1]
+		v := tensor.Of(buffer, d, shape...).Swap(1, 2)
+		return v, v.Check()
+	}
 	v := tensor.Of(buffer, d, shape...)
 	return v, v.Check()
 }
@@ -86,8 +91,9 @@ func alloc(b kernel.Backend, d tensor.DType, shape ...int64) (tensor.View, error
 func (c *Cache) Config() Config { return c.config }
 
 // KeyView is the keys of a layer, [Pages, PageSize, KVHeads, HeadDim]; no
-// tensor for a layer that is not there. Rows outside the tables of LowerKV
-// hold anything.
+// tensor for a layer that is not there. In memory a page holds all rows of one
+// head, then those of the next. Rows outside the tables of LowerKV hold
+// anything.
 func (c *Cache) KeyView(layer int) tensor.View { return viewOf(c.keys, layer) }
 
 // ValueView is the values of a layer, [Pages, PageSize, KVHeads, ValueDim], as

@@ -49,13 +49,15 @@ func (c *Cache) gather(s *sequence, from *tensor.View) (tensor.View, error) {
 	if err := onHost(from); err != nil {
 		return tensor.View{}, err
 	}
-	src := from.Bytes()
+	src, size := from.Bytes(), from.DType.Size()
 	dense := tensor.New(from.DType, int64(s.len()), from.Shape[2], from.Shape[3])
-	dst := dense.Bytes()
-	page := from.Stride[0] * from.DType.Size()
-	for _, p := range s.pages {
-		n := copy(dst, src[int64(p)*page:][:page])
-		dst = dst[n:]
+	dst, row := dense.Bytes(), from.Shape[3]*size
+	for j := range int64(s.len()) {
+		at := from.Offset + int64(s.pages[j/from.Shape[1]])*from.Stride[0] + j%from.Shape[1]*from.Stride[1]
+		for h := range from.Shape[2] {
+			n := copy(dst, src[(at+h*from.Stride[2])*size:][:row])
+			dst = dst[n:]
+		}
 	}
 	return dense, nil
 }

@@ -109,4 +109,18 @@ func BenchmarkLoad(b *testing.B) {
 		benchVariants(b, fmt.Sprintf("Rows%v", d), n*dim*2, "GB/s", func() { Rows16(rows, Pad(dim), half[next():], d, dim, n, dim, 0) })
 		benchVariants(b, fmt.Sprintf("Columns%v", d), n*dim*2, "GB/s", func() { Columns16(columns, n, half[next():], d, dim, n, dim, 0) })
 	}
+	codes, scale := make([]uint8, tiles*n*dim), make([]uint16, n*dim)
+	tensor.F16.FromF32s(scale, wide[:n*dim])
+	for i := range codes {
+		codes[i] = uint8(r.Uint32())
+	}
+	for _, c := range []kernel.Codec{kernel.Int8, kernel.Int4} {
+		w := c.RowBytes(dim)
+		benchVariants(b, fmt.Sprintf("Channels%v", c), float64(n*w), "GB/s", func() {
+			Channels(columns, n, true, codes[next():], c, w, n, dim, scale[:dim], scale[dim:])
+		})
+		benchVariants(b, fmt.Sprintf("Tokens%v", c), float64(n*w), "GB/s", func() {
+			Tokens(rows, Pad(dim), codes[next():], c, w, n, dim, 64, scale, 2, scale[2*n:], 2)
+		})
+	}
 }

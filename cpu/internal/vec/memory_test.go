@@ -57,7 +57,7 @@ const anyBits tensor.DType = 255
 
 // place is n elements, at one end of the next region. Of those of a floating
 // point dtype all NaN count as the same.
-func place[T float32 | uint16 | uint32 | uint64](m *memory, dtype tensor.DType, n int) []T {
+func place[T float32 | uint8 | uint16 | uint32 | uint64](m *memory, dtype tensor.DType, n int) []T {
 	var zero T
 	size := n * int(unsafe.Sizeof(zero))
 	if len(m.used) == len(m.regions) {
@@ -100,8 +100,11 @@ func (m *memory) snapshot() [][]byte {
 func (m *memory) differ(s [][]byte) (operand, element int, got, want uint32, differ bool) {
 	for k, o := range m.used {
 		size := 4
-		if o.dtype == tensor.F16 || o.dtype == tensor.BF16 {
+		switch o.dtype {
+		case tensor.F16, tensor.BF16:
 			size = 2
+		case anyBits:
+			size = 1
 		}
 		for i := 0; i+size <= len(o.region); i += size {
 			g, w := word(o.region[i:][:size]), word(s[k][i:][:size])
@@ -114,9 +117,9 @@ func (m *memory) differ(s [][]byte) (operand, element int, got, want uint32, dif
 }
 
 func word(b []byte) uint32 {
-	u := uint32(b[0]) | uint32(b[1])<<8
-	if len(b) == 4 {
-		u |= uint32(b[2])<<16 | uint32(b[3])<<24
+	u := uint32(0)
+	for i, x := range b {
+		u |= uint32(x) << (8 * i)
 	}
 	return u
 }
@@ -163,7 +166,8 @@ func (v values) fill(r *rand.Rand, x []float32) {
 		case special:
 			x[i] = float32(r.NormFloat64())
 			if u%16 == 0 {
-				x[i] = [4]float32{float32(math.NaN()), Hidden, -Hidden, float32(math.Copysign(0, -1))}[u>>8%4]
+				bits := [5]uint32{0x7fc00000, 0x7f800001, 0xff800000, 0x7f800000, 1 << 31}
+				x[i] = math.Float32frombits(bits[u>>8%5])
 			}
 		case halves:
 			x[i] = float32(u%265)/2 - 130

@@ -4,6 +4,8 @@
 
 package vec
 
+import "unsafe"
+
 //go:noescape
 func mulAddAVX512(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
@@ -17,6 +19,99 @@ func softmaxRowsAVX512(s *float32, rows int, scale *float32, visible *uint64, m 
 func gradientAVX512(s *float32, dp *float32, out *float32, visible *uint64, lse float32, delta float32)
 
 //go:noescape
+func takeAVX512(s *float32, raw *float32, keys int, scale *float32, visible *uint32)
+
+//go:noescape
+func mergeStripAVX512(m *float32, l *float32, o *float32, pm *float32, pl *float32, po *float32, dim int)
+
+//go:noescape
+func finishStripAVX512(o *float32, l *float32, dim int)
+
+//go:noescape
+func blendAVX512(y *float32, x *float32, n int, fa float32, fb float32)
+
+//go:noescape
+func scaleRowAVX512(x *float32, n int, f float32)
+
+//go:noescape
+func finishRowAVX512(x *float32, n int, inv float32)
+
+//go:noescape
+func addProductAVX512(y *float32, a *float32, b *float32, n int)
+
+//go:noescape
+func finiteAVX512(x *float32, n int) int
+
+//go:noescape
+func softCapAVX512(x *float32, n int, inv float32, limit float32)
+
+//go:noescape
+func rotateHalfAVX512(x *float32, y *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func rowsF32AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF32AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnPairsF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnPairsBF16AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE4M3AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE4M3AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func channelsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func channelsInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func narrowF16AVX512(dst *uint16, src *float32, n int)
+
+//go:noescape
+func narrowBF16AVX512(dst *uint16, src *float32, n int)
+
+//go:noescape
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
@@ -27,3 +122,90 @@ func softmaxRowsAVX2(s *float32, rows int, scale *float32, visible *uint64, m *f
 
 //go:noescape
 func gradientAVX2(s *float32, dp *float32, out *float32, visible *uint64, lse float32, delta float32)
+
+//go:noescape
+func takeAVX2(s *float32, raw *float32, keys int, scale *float32, visible *uint32)
+
+//go:noescape
+func mergeStripAVX2(m *float32, l *float32, o *float32, pm *float32, pl *float32, po *float32, dim int)
+
+//go:noescape
+func finishStripAVX2(o *float32, l *float32, dim int)
+
+//go:noescape
+func blendAVX2(y *float32, x *float32, n int, fa float32, fb float32)
+
+//go:noescape
+func scaleRowAVX2(x *float32, n int, f float32)
+
+//go:noescape
+func finishRowAVX2(x *float32, n int, inv float32)
+
+//go:noescape
+func addProductAVX2(y *float32, a *float32, b *float32, n int)
+
+//go:noescape
+func finiteAVX2(x *float32, n int) int
+
+//go:noescape
+func softCapAVX2(x *float32, n int, inv float32, limit float32)
+
+//go:noescape
+func rotateHalfAVX2(x *float32, y *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func rowsF32AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF32AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsBF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsBF16AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE4M3AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE4M3AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func rowsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func columnsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
+
+//go:noescape
+func channelsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func channelsInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func tokensInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelColumnsInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func narrowF16AVX2(dst *uint16, src *float32, n int)
+
+//go:noescape
+func narrowBF16AVX2(dst *uint16, src *float32, n int)

@@ -35,7 +35,13 @@ var leaves = []leaf{
 	{"ColumnsF32", setMoveF32(ColumnsF32, true)},
 	{"Rows16", setMove16(Rows16, false)},
 	{"Columns16", setMove16(Columns16, true)},
+	{"Rows8", setMove8(Rows8, false)},
+	{"Columns8", setMove8(Columns8, true)},
+	{"Channels", setChannels},
+	{"Tokens", setTokens},
 	{"Narrow16", setNarrow16},
+	{"SoftCap", setSoftCap},
+	{"AddProduct", setAddProduct},
 	{"Rotate", setRotate},
 	{"Gradient", setGradient},
 }
@@ -70,6 +76,8 @@ func setMulAdd(m *memory) func() {
 		cols = Lanes
 	case 2:
 		inner = r.IntN(3)
+	case 3:
+		rows = 1 + r.IntN(4)
 	}
 	var a Matrix
 	switch n := max(inner, 1); r.IntN(3) {
@@ -246,6 +254,75 @@ func setMove16(f func(dst []float32, ld int, src []uint16, dtype tensor.DType, s
 		}
 		return func() { f(dst, ld, src, dtype, stride, n, dim, ahead) }
 	}
+}
+
+func setMove8(f func(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int), columns bool) func(m *memory) func() {
+	return func(m *memory) func() {
+		n, dim, stride, ld, ahead, size := shape(m.r, columns)
+		dtype := [2]tensor.DType{tensor.F8E4M3, tensor.F8E5M2}[m.r.IntN(2)]
+		dst, src := m.floats(size, normal), place[uint8](m, anyBits, (n-1)*stride+dim)
+		for i := range src {
+			src[i] = uint8(m.r.Uint32())
+		}
+		return func() { f(dst, ld, src, dtype, stride, n, dim, ahead) }
+	}
+}
+
+// codes draws rows of codes of a random kind.
+func (m *memory) codes(n, dim int) (codec kernel.Codec, stride int, codes []uint8) {
+	codec = kernel.Int8
+	if dim%8 == 0 && m.r.IntN(3) > 0 {
+		codec = kernel.Int4
+	}
+	bytes := codec.RowBytes(dim)
+	stride = bytes + m.r.IntN(2)*m.r.IntN(100)
+	codes = place[uint8](m, anyBits, (n-1)*stride+bytes)
+	for i := range codes {
+		codes[i] = uint8(m.r.Uint32())
+	}
+	return codec, stride, codes
+}
+
+func setChannels(m *memory) func() {
+	n, dim, columns := upTo(m.r, 70), upTo(m.r, 300), m.r.IntN(2) == 0
+	codec, stride, codes := m.codes(n, dim)
+	ld := dim + m.r.IntN(20)
+	size := (n-1)*ld + dim
+	if columns {
+		ld = n + m.r.IntN(20)
+		size = (dim-1)*ld + n
+	}
+	v := anyValues(m.r)
+	dst, scale, zero := m.floats(size, normal), m.halves(dim, v, tensor.F16), m.halves(dim, v, tensor.F16)
+	return func() { Channels(dst, ld, columns, codes, codec, stride, n, dim, scale, zero) }
+}
+
+func setTokens(m *memory) func() {
+	n, group := upTo(m.r, 70), 8*(1+m.r.IntN(16))
+	dim := group * (1 + m.r.IntN(4))
+	codec, stride, codes := m.codes(n, dim)
+	ld, groups, v := dim+m.r.IntN(20), dim/group, anyValues(m.r)
+	scaleStride, zeroStride := groups+m.r.IntN(3), groups+m.r.IntN(3)
+	dst := m.floats((n-1)*ld+dim, normal)
+	scale, zero := m.halves((n-1)*scaleStride+groups, v, tensor.F16), m.halves((n-1)*zeroStride+groups, v, tensor.F16)
+	return func() {
+		Tokens(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride)
+	}
+}
+
+func setSoftCap(m *memory) func() {
+	v := anyValues(m.r)
+	x, f := m.floats(upTo(m.r, 100), v), m.floats(2, normal)
+	if m.r.IntN(2) == 0 {
+		f[0] = 0.625 // where the branches of the tangent meet
+	}
+	return func() { SoftCap(x, f[0], f[1]) }
+}
+
+func setAddProduct(m *memory) func() {
+	n, v := upTo(m.r, 270), anyValues(m.r)
+	y, a, b := m.floats(n, v), m.floats(n, v), m.floats(n+m.r.IntN(3), v)
+	return func() { AddProduct(kernel.Exact, y, a, b) }
 }
 
 func setNarrow16(m *memory) func() {

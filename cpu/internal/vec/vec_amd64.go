@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/cpu"
 
 	"github.com/longctx/longctx/kernel"
-	"github.com/longctx/longctx/tensor"
 )
 
 func supported(v Variant) bool {
@@ -65,35 +64,137 @@ func softmaxRows(s []float32, rows int, scale []float32, visible []uint64, m, l,
 	return true
 }
 
-func take(s, raw []float32, keys int, scale []float32, visible []uint32) bool { return false }
-
-func mergeStrip(m, l, o, pm, pl, po []float32, dim int) bool { return false }
-
-func blend(y, x []float32, fa, fb float32) bool { return false }
-
-func scaleRow(x []float32, f float32) bool { return false }
-
-func finishStrip(o, l []float32, dim int) bool { return false }
-
-func finishRow(o []float32, inv float32) bool { return false }
-
-func finite(x []float32) (ok, done bool) { return false, false }
-
-func rowsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
-
-func rows16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
+func take(s, raw []float32, keys int, scale []float32, visible []uint32) bool {
+	switch active {
+	case AVX512:
+		takeAVX512(p(s), p(raw), keys, p(scale), p(visible))
+	case AVX2:
+		takeAVX2(p(s), p(raw), keys, p(scale), p(visible))
+	default:
+		return false
+	}
+	return true
 }
 
-func columnsF32(dst []float32, ld int, src []float32, stride, n, dim, ahead int) bool { return false }
-
-func columns16(dst []float32, ld int, src []uint16, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
+func mergeStrip(m, l, o, pm, pl, po []float32, dim int) bool {
+	switch active {
+	case AVX512:
+		mergeStripAVX512(p(m), p(l), p(o), p(pm), p(pl), p(po), dim)
+	case AVX2:
+		mergeStripAVX2(p(m), p(l), p(o), p(pm), p(pl), p(po), dim)
+	default:
+		return false
+	}
+	return true
 }
 
-func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
+func blend(y, x []float32, fa, fb float32) bool {
+	switch active {
+	case AVX512:
+		blendAVX512(p(y), p(x), len(y), fa, fb)
+	case AVX2:
+		blendAVX2(p(y), p(x), len(y), fa, fb)
+	default:
+		return false
+	}
+	return true
+}
 
-func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
+func scaleRow(x []float32, f float32) bool {
+	switch active {
+	case AVX512:
+		scaleRowAVX512(p(x), len(x), f)
+	case AVX2:
+		scaleRowAVX2(p(x), len(x), f)
+	default:
+		return false
+	}
+	return true
+}
+
+func finishStrip(o, l []float32, dim int) bool {
+	switch active {
+	case AVX512:
+		finishStripAVX512(p(o), p(l), dim)
+	case AVX2:
+		finishStripAVX2(p(o), p(l), dim)
+	default:
+		return false
+	}
+	return true
+}
+
+func finishRow(o []float32, inv float32) bool {
+	switch active {
+	case AVX512:
+		finishRowAVX512(p(o), len(o), inv)
+	case AVX2:
+		finishRowAVX2(p(o), len(o), inv)
+	default:
+		return false
+	}
+	return true
+}
+
+func finite(x []float32) (ok, done bool) {
+	switch active {
+	case AVX512:
+		return finiteAVX512(p(x), len(x)) != 0, true
+	case AVX2:
+		return finiteAVX2(p(x), len(x)) != 0, true
+	}
+	return false, false
+}
+
+func softCap(x []float32, inv, limit float32) int {
+	switch active {
+	case AVX512:
+		softCapAVX512(p(x), len(x), inv, limit)
+	case AVX2:
+		softCapAVX2(p(x), len(x), inv, limit)
+	default:
+		return 0
+	}
+	return len(x)
+}
+
+func addProduct(y, a, b []float32) int {
+	switch active {
+	case AVX512:
+		addProductAVX512(p(y), p(a), p(b), len(y))
+	case AVX2:
+		addProductAVX2(p(y), p(a), p(b), len(y))
+	default:
+		return 0
+	}
+	return len(y)
+}
+
+func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int {
+	n, back := len(cos), 0
+	if inverse {
+		back = 1
+	}
+	switch {
+	case active != AVX512 && active != AVX2 || n == 0:
+		return 0
+	case layout != kernel.Interleaved:
+		if active == AVX512 {
+			rotateHalfAVX512(p(x), p(x[n:]), p(cos), p(sin), n, back)
+		} else {
+			rotateHalfAVX2(p(x), p(x[n:]), p(cos), p(sin), n, back)
+		}
+	case active == AVX512 && n >= 8:
+		n &^= 7
+		rotatePairsAVX512(p(x), p(cos), p(sin), n, back)
+	case n >= 4: // on a machine with AVX-512 too
+		n &^= 3
+		rotatePairsAVX2(p(x), p(cos), p(sin), n, back)
+	default:
+		return 0
+	}
+	return n
+}
 
 func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
 	switch active {
@@ -105,24 +206,4 @@ func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
 		return false
 	}
 	return true
-}
-
-func rows8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
-}
-
-func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n, dim, ahead int) bool {
-	return false
-}
-
-func softCap(x []float32, inv, limit float32) int { return 0 }
-
-func addProduct(y, a, b []float32) int { return 0 }
-
-func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
-	return false
-}
-
-func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
-	return false
 }

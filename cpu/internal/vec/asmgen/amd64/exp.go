@@ -1,6 +1,9 @@
 package amd64
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // Bits of the constants of kernel.Exp2.
 var expCoef = [6]uint32{0x3AADDD00, 0x3C1E7545, 0x3D635BAA, 0x3E75FCDE, 0x3F317215, 0x3F800000}
@@ -82,6 +85,23 @@ func seq(first, n int) []int {
 		x[i] = first + i
 	}
 	return x
+}
+
+// masks are n mask registers, or where there are none, vector registers from
+// vector on. K0 says that nothing is masked.
+func (g *gen) masks(vector, n int) []int {
+	if g.lanes == 16 {
+		return seq(1, n)
+	}
+	return seq(vector, n)
+}
+
+// mask is the name of one of them.
+func (g *gen) mask(m int) string {
+	if g.lanes == 16 {
+		return fmt.Sprintf("K%d", m)
+	}
+	return g.v(m)
 }
 
 // hidden is the score of keys that are not seen: −Inf.

@@ -53,7 +53,7 @@ type gen struct {
 // Files are the generated files of package vec, by name.
 func Files() map[string]string {
 	var stubs strings.Builder
-	stubs.WriteString(header + "package vec\n")
+	stubs.WriteString(header + "package vec\n\nimport \"unsafe\"\n")
 	files := map[string]string{}
 	for _, t := range []tier{avx512, avx2} {
 		g := &gen{tier: t, stubs: &stubs, consts: map[string]bool{}}
@@ -72,6 +72,13 @@ func (g *gen) all() {
 	g.softmaxStrip()
 	g.softmaxRows()
 	g.gradient()
+	g.take()
+	g.mergeStrip()
+	g.finishStrip()
+	g.elementwise()
+	g.rotate()
+	g.loads()
+	g.decode()
 }
 
 // p writes one instruction.

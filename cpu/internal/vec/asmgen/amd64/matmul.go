@@ -6,8 +6,8 @@ import "fmt"
 // registers over the whole inner dimension. Each step loads the vectors of one
 // row of B, and for each row of A broadcasts one element, from memory so that
 // it takes no port of the multipliers. Strides are free, so K rows, V columns
-// and weights all run in the same loop: element i of a column of A is at
-// multiples 1, 2, 4, 8 of the row stride, or of 3, 5, 7, 9, 11 times it.
+// and weights all run in the same loops: element i of a column of A is at
+// multiples 1, 2, 4 of the row stride, or of 3, 5, 7 times it.
 func (g *gen) mulAdd() {
 	g.fn("mulAdd", "c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32", "")
 	g.load("arow", "SI", "acol", "DI", "brow", "R8", "crow", "R15", "cols", "R14")
@@ -18,28 +18,44 @@ func (g *gen) mulAdd() {
 	g.p("LEAQ (SI)(SI*4), R10")
 	g.p("LEAQ (R9)(SI*4), R11")
 	for _, b := range g.blocks() {
-		b.write(g)
+		g.block(b)
 	}
 	g.end()
 }
 
-// columns is a block of columns: its vectors, and the numbers of rows of its
-// tiles, the first repeated, each other half of the one before.
-type columns struct {
+// A block is some columns: a number of vectors, and the tiles that its rows are
+// cut into, the largest first.
+type block struct {
 	vectors int
-	rows    []int
+	tiles   []tile
 	below   int // used only for fewer rows than that; 0: always
 }
 
-func (g *gen) blocks() []columns {
-	if g.lanes == 16 {
-		return []columns{{4, []int{4, 2, 1}, 0}, {2, []int{8, 4, 2, 1}, 0}, {1, []int{8, 4, 2, 1}, 0}}
-	}
-	return []columns{{4, []int{2, 1}, 4}, {2, []int{6, 4, 2, 1}, 0}, {1, []int{8, 4, 2, 1}, 0}}
+// tile is a number of rows, used while at least from are left.
+type tile struct {
+	rows, from int
+	unroll     int // steps of a turn of the loop
+	straight   int // steps without a loop, where the columns of A lie apart
 }
 
-// write writes the loop over blocks of this width.
-func (b columns) write(g *gen) {
+func (g *gen) blocks() []block {
+	few := []tile{{4, 4, 1, 0}, {2, 2, 1, 0}, {1, 1, 1, 0}}
+	if g.lanes == 16 {
+		return []block{
+			{4, []tile{{6, 24, 2, 0}, {4, 4, 2, 0}, {2, 2, 1, 0}, {1, 1, 1, 0}}, 0},
+			{2, append([]tile{{8, 8, 8, tileKeys}}, few...), 0},
+			{1, append([]tile{{8, 8, 1, 0}}, few...), 0},
+		}
+	}
+	return []block{
+		{4, few[1:], 4},
+		{2, append([]tile{{6, 6, 1, 0}}, few...), 0},
+		{1, append([]tile{{8, 8, 1, 0}}, few...), 0},
+	}
+}
+
+// block writes the loop over blocks of this width.
+func (g *gen) block(b block) {
 	width := b.vectors * g.lanes
 	loop, done := fmt.Sprintf("cols%d", width), fmt.Sprintf("cols%dend", width)
 	g.label(loop)
@@ -50,16 +66,14 @@ func (b columns) write(g *gen) {
 	g.p("CMPQ R14, $%d", width)
 	g.p("JLT %s", done)
 	g.load("a", "AX", "c", "DX", "rows", "R13")
-	for i, rows := range b.rows {
-		tile, next := fmt.Sprintf("tile%dx%d", rows, width), fmt.Sprintf("tile%dx%dend", rows, width)
-		g.label(tile)
-		g.p("CMPQ R13, $%d", rows)
+	for _, t := range b.tiles {
+		again, next := fmt.Sprintf("tile%dx%d", t.rows, width), fmt.Sprintf("tile%dx%dend", t.rows, width)
+		g.label(again)
+		g.p("CMPQ R13, $%d", t.from)
 		g.p("JLT %s", next)
-		b.tile(g, rows)
-		g.p("SUBQ $%d, R13", rows)
-		if i == 0 {
-			g.p("JMP %s", tile)
-		}
+		g.tile(t, b.vectors)
+		g.p("SUBQ $%d, R13", t.rows)
+		g.p("JMP %s", again)
 		g.label(next)
 	}
 	for _, p := range []string{"c", "b", "f"} {
@@ -70,80 +84,102 @@ func (b columns) write(g *gen) {
 	g.label(done)
 }
 
-// tile writes one tile: AX is its first row of A and DX that of C, and both
-// move on.
-func (b columns) tile(g *gen, rows int) {
-	n, w := b.vectors, g.bytes()
-	acc := func(x, i int) string { return g.v(x*n + i) }
-	each := func(f func(x, i int)) {
-		for x := range rows {
-			for i := range n {
-				f(x, i)
-			}
-		}
-	}
-	keep, scale, loop, start, store := g.newLabel("keep"), g.newLabel("scale"), g.newLabel("loop"), g.newLabel("start"), g.newLabel("store")
-
-	// what the sums begin with
-	g.load("start", "CX")
-	g.p("CMPQ CX, $1")
-	g.p("JEQ %s", keep)
-	g.p("JGT %s", scale)
-	each(func(x, i int) { g.zero(x*n + i) })
-	g.p("JMP %s", start)
-	g.label(keep)
-	g.p("MOVQ DX, R12")
-	each(func(x, i int) {
-		g.p("VMOVUPS %d(R12), %s", i*w, acc(x, i))
-		if i == n-1 {
-			g.p("ADDQ R15, R12")
-		}
-	})
-	g.p("JMP %s", start)
-	g.label(scale)
-	g.p("MOVQ DX, R12")
-	g.load("f", "CX")
-	for i := range n {
-		g.p("VMOVUPS %d(CX), %s", i*w, g.v(rows*n+i))
-	}
-	each(func(x, i int) {
-		g.p("VMULPS %d(R12), %s, %s", i*w, g.v(rows*n+i), acc(x, i))
-		if i == n-1 {
-			g.p("ADDQ R15, R12")
-		}
-	})
-
-	g.label(start)
+// tile writes one tile of n vectors: AX is its first row of A and DX that of
+// C, and both move on.
+func (g *gen) tile(t tile, n int) {
+	store := g.newLabel("store")
+	g.tileStart(t, n)
 	g.p("MOVQ AX, R12")
 	g.load("b", "BX", "inner", "CX")
+	step := func() {
+		g.step(t.rows, n)
+		g.p("ADDQ R8, BX")
+		g.p("ADDQ DI, R12")
+	}
+	if t.straight > 0 {
+		looped := g.newLabel("looped")
+		g.p("CMPQ DI, $4")
+		g.p("JEQ %s", looped)
+		g.p("SUBQ $%d, CX", t.straight)
+		g.p("JLT %s", looped+"back")
+		for range t.straight {
+			step()
+		}
+		g.p("JMP %s", looped) // with what is left
+		g.label(looped + "back")
+		g.p("ADDQ $%d, CX", t.straight)
+		g.label(looped)
+	}
+	if t.unroll > 1 {
+		loop, odd := g.newLabel("loop"), g.newLabel("odd")
+		g.p("SUBQ $%d, CX", t.unroll)
+		g.p("JLT %s", odd)
+		g.loop(loop)
+		for range t.unroll {
+			step()
+		}
+		g.p("SUBQ $%d, CX", t.unroll)
+		g.p("JGE %s", loop)
+		g.label(odd)
+		g.p("ADDQ $%d, CX", t.unroll)
+	}
 	g.p("TESTQ CX, CX")
 	g.p("JLE %s", store)
+	loop := g.newLabel("loop")
 	g.loop(loop)
-	b.step(g, rows)
-	g.p("ADDQ R8, BX")
-	g.p("ADDQ DI, R12")
+	step()
 	g.p("DECQ CX")
 	g.p("JNE %s", loop)
 
 	g.label(store)
-	each(func(x, i int) {
-		g.p("VMOVUPS %s, %d(DX)", acc(x, i), i*w)
-		if i == n-1 {
-			g.p("ADDQ R15, DX")
-		}
-	})
-	switch rows {
-	case 12, 6:
-		g.p("LEAQ (AX)(SI*%d), AX", rows/3*2)
-		g.p("LEAQ (AX)(SI*%d), AX", rows/3)
-	default:
-		g.p("LEAQ (AX)(SI*%d), AX", rows)
+	g.eachVector(t, n, "DX", func(mem, acc string, _ int) { g.p("VMOVUPS %s, %s", acc, mem) })
+	if t.rows == 6 {
+		g.p("LEAQ (AX)(SI*4), AX")
+		g.p("LEAQ (AX)(SI*2), AX")
+	} else {
+		g.p("LEAQ (AX)(SI*%d), AX", t.rows)
 	}
 }
 
+// eachVector calls f for the sums of the tile and their places in C, whose
+// rows begin at register c, which moves on.
+func (g *gen) eachVector(t tile, n int, c string, f func(mem, acc string, i int)) {
+	for x := range t.rows {
+		for i := range n {
+			f(fmt.Sprintf("%d(%s)", i*g.bytes(), c), g.v(x*n+i), i)
+		}
+		g.p("ADDQ R15, %s", c)
+	}
+}
+
+// tileStart writes what the sums begin with.
+func (g *gen) tileStart(t tile, n int) {
+	keep, scale, start := g.newLabel("keep"), g.newLabel("scale"), g.newLabel("start")
+	g.load("start", "CX")
+	g.p("CMPQ CX, $1")
+	g.p("JEQ %s", keep)
+	g.p("JGT %s", scale)
+	for i := range t.rows * n {
+		g.zero(i)
+	}
+	g.p("JMP %s", start)
+	g.label(keep)
+	g.p("MOVQ DX, R12")
+	g.eachVector(t, n, "R12", func(mem, acc string, _ int) { g.p("VMOVUPS %s, %s", mem, acc) })
+	g.p("JMP %s", start)
+	g.label(scale)
+	g.p("MOVQ DX, R12")
+	g.load("f", "CX")
+	f := t.rows * n
+	for i := range n {
+		g.p("VMOVUPS %d(CX), %s", i*g.bytes(), g.v(f+i))
+	}
+	g.eachVector(t, n, "R12", func(mem, acc string, i int) { g.p("VMULPS %s, %s, %s", mem, g.v(f+i), acc) })
+	g.label(start)
+}
+
 // step writes the products of one element of each row of A.
-func (b columns) step(g *gen, rows int) {
-	n := b.vectors
+func (g *gen) step(rows, n int) {
 	first := rows * n // free registers: vectors of B, then broadcast elements
 	spare := g.regs - first - n
 	if spare < 1 {
@@ -154,14 +190,12 @@ func (b columns) step(g *gen, rows int) {
 	}
 	for x := range rows {
 		e := g.v(first + n + x%spare)
-		g.p("VBROADCASTSS %s, %s", rowOf(x), e)
+		g.p("VBROADCASTSS %s, %s", rowOf[x], e)
 		for i := range n {
 			g.p("VFMADD231PS %s, %s, %s", e, g.v(first+i), g.v(x*n+i))
 		}
 	}
 }
 
-// rowOf addresses row x of A from the running pointer R12.
-func rowOf(x int) string {
-	return [...]string{"(R12)", "(R12)(SI*1)", "(R12)(SI*2)", "(R12)(R9*1)", "(R12)(SI*4)", "(R12)(R10*1)", "(R12)(R9*2)", "(R12)(R11*1)"}[x]
-}
+// rowOf addresses the rows of a tile of A from the running pointer R12.
+var rowOf = [...]string{"(R12)", "(R12)(SI*1)", "(R12)(SI*2)", "(R12)(R9*1)", "(R12)(SI*4)", "(R12)(R10*1)", "(R12)(R9*2)", "(R12)(R11*1)"}

@@ -42,12 +42,12 @@ func (g *gen) rowGroup(e exp, n int) {
 	g.nextRow(loop, n)
 
 	// f = E(m − m') and l = l·f for the n rows side by side; f holds m'
-	const old, top, z, m = 0, 1, 2, 3
+	const old, top, z = 0, 1, 2
 	g.moveFew("SI", old, n, true)
 	g.moveFew("R8", top, n, true)
 	g.moveFew("SI", top, n, false)
 	g.p("VSUBPS %s, %s, %s", g.v(top), g.v(old), g.v(old))
-	g.exp2(e, []int{old}, []int{top}, []int{z}, []int{m}, false)
+	g.exp2(e, []int{old}, []int{top}, []int{z}, g.masks(3, 1), false)
 	g.moveFew("R8", top, n, false)
 	g.moveFew("DI", old, n, true)
 	g.p("VMULPS %s, %s, %s", g.v(top), g.v(old), g.v(old))
@@ -101,10 +101,7 @@ func (g *gen) rowScores() {
 	g.p("LEAQ (BX)(R10*8), R11")
 	for c := range tileKeys / g.lanes {
 		mem, i := fmt.Sprintf("%d(R9)", c*g.bytes()), c%4
-		m := mask + i
-		if g.lanes == 16 {
-			m = 1 + i
-		}
+		m := g.masks(mask, 4)[i]
 		g.visible("R11", c, m)
 		g.scored(mem, scale, hid, m, t+i)
 		g.p("VMOVUPS %s, %s", g.v(t+i), mem)
@@ -137,10 +134,7 @@ func (g *gen) rowWeights(e exp) {
 	if g.lanes == 16 {
 		n = 4
 	}
-	x, q, z, m := seq(1, n), seq(1+n, n), seq(1+2*n, n), seq(1+3*n, n)
-	if g.lanes == 16 {
-		m = seq(1, n)
-	}
+	x, q, z, m := seq(1, n), seq(1+n, n), seq(1+2*n, n), g.masks(1+3*n, n)
 	g.p("VBROADCASTSS (SI)(R10*4), %s", g.v(neg))
 	g.negate(neg)
 	g.p("LEAQ (BX)(R10*8), R11")
@@ -184,10 +178,7 @@ func (g *gen) gradient() {
 		n = 4
 		g.p("VBROADCASTSS %s, %s", g.arg("delta"), g.v(delta+8))
 	}
-	x, q, z, m := seq(1, n), seq(1+n, n), seq(1+2*n, n), seq(1+3*n, n)
-	if g.lanes == 16 {
-		m = seq(1, n)
-	}
+	x, q, z, m := seq(1, n), seq(1+n, n), seq(1+2*n, n), g.masks(1+3*n, n)
 	for c := 0; c < tileKeys/g.lanes; c += n {
 		at := func(i int) int { return (c + i) * g.bytes() }
 		for i := range n {

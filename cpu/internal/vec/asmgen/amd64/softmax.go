@@ -40,14 +40,12 @@ func (g *gen) stripGroup(e exp, c int, masked bool) {
 	if masked {
 		g.p("VMOVUPS %s, %s", g.words("hidden", hidden), g.v(hid))
 	}
+	m := g.masks(mask, 4)
 	g.keyLoops(4, masked, func(n int) {
 		for j := range n {
 			mem := fmt.Sprintf("%d(AX)", j*stripBytes+at)
 			if masked {
-				m := mask + j
-				if g.lanes == 16 {
-					m = 1 + j
-				}
+				m := m[j]
 				g.visible("BX", 2*j*(16/g.lanes)+c, m)
 				g.scored(mem, scale, hid, m, t+j)
 			} else {
@@ -63,16 +61,13 @@ func (g *gen) stripGroup(e exp, c int, masked bool) {
 
 	// f = E(m − m'), l = l·f, and −m'
 	const neg, l = 0, 1
-	x, q, z, m := seq(2, 1), seq(6, 1), seq(10, 1), seq(14, 1)
-	if g.lanes == 16 {
-		x, q, z, m = seq(2, 1), seq(6, 1), seq(10, 1), seq(1, 1)
-	}
+	x, q, z := seq(2, 1), seq(6, 1), seq(10, 1)
 	g.zero(neg)
 	g.p("VADDPS %s, %s, %s", g.v(neg), g.v(top), g.v(neg)) // −0 becomes +0
 	g.p("VMOVUPS %d(SI), %s", at, g.v(x[0]))
 	g.p("VMOVUPS %s, %d(SI)", g.v(neg), at)
 	g.p("VSUBPS %s, %s, %s", g.v(neg), g.v(x[0]), g.v(x[0]))
-	g.exp2(e, x, q, z, m, false)
+	g.exp2(e, x, q, z, g.masks(14, 1), false)
 	g.p("VMOVUPS %s, %d(R8)", g.v(q[0]), at)
 	g.p("VMULPS %d(DI), %s, %s", at, g.v(q[0]), g.v(l))
 	g.negate(neg)
@@ -82,10 +77,7 @@ func (g *gen) stripGroup(e exp, c int, masked bool) {
 		unroll = 4
 	}
 	g.keyLoops(unroll, false, func(n int) {
-		x, q, z, m := seq(2, n), seq(2+unroll, n), seq(2+2*unroll, n), seq(2+3*unroll, n)
-		if g.lanes == 16 {
-			m = seq(1, n)
-		}
+		x, q, z, m := seq(2, n), seq(2+unroll, n), seq(2+2*unroll, n), g.masks(2+3*unroll, n)
 		for j := range n {
 			g.p("VADDPS %d(AX), %s, %s", j*stripBytes+at, g.v(neg), g.v(x[j]))
 		}

@@ -1,0 +1,140 @@
+package amd64
+
+// columnPairs writes Columns of a 16-bit type with 32 features a block, for
+// AVX-512: half as many shuffles an element as by turning what is widened.
+// BF16 pairs are turned as words of 32 bits, and each half of a word is a
+// float32 but for zeros. F16 needs its elements side by side again.
+func (g *gen) columnPairs(s source) {
+	g.fn("columnPairs"+s.name, loadParams, "")
+	g.loadArgs(s)
+	const n, features = 16, 32
+	g.label("rows")
+	g.rowMask()
+	g.p("MOVQ AX, R9")
+	g.p("MOVQ DX, R10")
+	g.load("dim", "R12")
+	g.loop("block")
+	g.p("MOVQ R9, R11")
+	for i := range n {
+		g.p("VMOVUPS (R11), %s", g.v(i))
+		g.p("PREFETCHT0 (R11)(R8*1)")
+		if i < n-1 {
+			g.p("CMPQ R13, $%d", i+1)
+			g.p("JEQ loaded")
+			g.p("ADDQ SI, R11")
+		}
+	}
+	g.label("loaded")
+	if s.name == "BF16" {
+		g.turn()
+		g.p("VMOVUPS %s, %s", g.words("upper", 0xffff0000), g.v(31))
+		for i := range n {
+			g.p("VPSLLD $16, %s, %s", g.v(i), g.v(16))
+			g.p("VMOVUPS %s, K7, (R10)", g.v(16))
+			g.p("VPANDD %s, %s, %s", g.v(31), g.v(i), g.v(17))
+			g.p("VMOVUPS %s, K7, (R10)(DI*1)", g.v(17))
+			g.p("LEAQ (R10)(DI*2), R10")
+		}
+	} else {
+		g.turnHalves()
+		g.storeHalves()
+	}
+	g.p("ADDQ $64, R9")
+	g.p("SUBQ $%d, R12", features)
+	g.p("JLE next")
+	g.p("CMPQ R12, $%d", features)
+	g.p("JGE block")
+	g.p("SUBQ $%d, R12", features) // begin earlier, by −R12
+	g.p("LEAQ (R9)(R12*2), R9")
+	g.p("IMULQ DI, R12")
+	g.p("ADDQ R12, R10")
+	g.p("MOVQ $%d, R12", features)
+	g.p("JMP block")
+	g.label("next")
+	g.nextRows("rows")
+	g.end()
+}
+
+// turnHalves transposes 16 rows of 32 elements of 16 bits in registers 0 … 15:
+// register q then has columns q and q + 8, and register 8 + q columns q + 16
+// and q + 24.
+func (g *gen) turnHalves() {
+	// pairs, fours and eights of rows, within quarters of a register
+	for _, level := range []struct {
+		lo, hi   string
+		distance int
+		from, to int
+	}{{"VPUNPCKLWD", "VPUNPCKHWD", 1, 0, 16}, {"VPUNPCKLDQ", "VPUNPCKHDQ", 2, 16, 0}, {"VPUNPCKLQDQ", "VPUNPCKHQDQ", 4, 0, 16}} {
+		d := level.distance
+		for i := range 16 {
+			if i&d != 0 {
+				continue
+			}
+			a, b := g.v(level.from+i), g.v(level.from+i+d)
+			g.p("%s %s, %s, %s", level.lo, b, a, g.v(level.to+i))
+			g.p("%s %s, %s, %s", level.hi, b, a, g.v(level.to+i+d))
+		}
+	}
+	// Registers 16 … 23 now have the first eight rows of four columns each, in
+	// the order of halfOrder; 24 … 31 the others.
+	g.p("VMOVUPS %s, %s", g.words("quarters01", 0, 0, 1, 0, 8, 0, 9, 0, 2, 0, 3, 0, 10, 0, 11, 0), g.v(0))
+	g.p("VMOVUPS %s, %s", g.words("quarters23", 4, 0, 5, 0, 12, 0, 13, 0, 6, 0, 7, 0, 14, 0, 15, 0), g.v(8))
+	for i, q := range halfOrder {
+		if q != 0 {
+			g.p("VMOVAPS %s, %s", g.v(0), g.v(q))
+			g.p("VMOVAPS %s, %s", g.v(8), g.v(8+q))
+			g.p("VPERMI2Q %s, %s, %s", g.v(24+i), g.v(16+i), g.v(q))
+			g.p("VPERMI2Q %s, %s, %s", g.v(24+i), g.v(16+i), g.v(8+q))
+		}
+	}
+	g.p("VPERMI2Q %s, %s, %s", g.v(24), g.v(16), g.v(0))
+	g.p("VPERMI2Q %s, %s, %s", g.v(24), g.v(16), g.v(8))
+}
+
+// halfOrder is the column, modulo 8, of each register after three levels: a
+// level leaves the low half of its elements where they are and puts the high
+// half at its distance, so that the bits of the number come in reverse.
+var halfOrder = [8]int{0, 4, 2, 6, 1, 5, 3, 7}
+
+// storeHalves widens the turned columns and stores them at R10, which moves
+// on. Widening from memory takes one instruction where the upper half of a
+// register takes three: rows that are stored whole serve as that memory.
+func (g *gen) storeHalves() {
+	g.p("LEAQ (R10)(DI*8), CX")
+	g.p("CMPQ R13, $16")
+	g.p("JLT few")
+	for part := range 2 {
+		g.p("MOVQ R10, R11")
+		for q := range 8 {
+			g.p("VMOVUPS %s, (R11)", g.v(8*part+q))
+			g.p("ADDQ DI, R11")
+		}
+		for range 8 {
+			g.p("VCVTPH2PS 32(R10), Z17")
+			g.p("VCVTPH2PS (R10), Z16")
+			g.p("VMOVUPS Z17, (CX)")
+			g.p("VMOVUPS Z16, (R10)")
+			g.p("ADDQ DI, CX")
+			g.p("ADDQ DI, R10")
+		}
+		g.p("MOVQ CX, R10")
+		g.p("LEAQ (R10)(DI*8), CX")
+	}
+	g.p("JMP stored")
+	g.label("few")
+	for part := range 2 {
+		for q := range 8 {
+			x := 8*part + q
+			g.p("VEXTRACTI64X4 $1, Z%d, Y17", x)
+			g.p("VCVTPH2PS Y%d, Z16", x)
+			g.p("VCVTPH2PS Y17, Z17")
+			g.p("VMOVUPS Z16, K7, (R10)")
+			g.p("VMOVUPS Z17, K7, (CX)")
+			g.p("ADDQ DI, CX")
+			g.p("ADDQ DI, R10")
+		}
+		g.p("MOVQ CX, R10")
+		g.p("LEAQ (R10)(DI*8), CX")
+	}
+	g.label("stored")
+}
