@@ -86,7 +86,7 @@ func (t *Tile) Attend(sc *Scratch, strips int) {
 	if t.Visible != nil {
 		a.visible, a.visibleStep = &t.Visible[:strips*Keys][0], Keys*4
 	}
-	if active == Go {
+	if current() == Go {
 		t.attendGo(sc, strips)
 		return
 	}

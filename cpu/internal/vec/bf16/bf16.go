@@ -32,7 +32,7 @@ func Multiply(c []float32, a, b []uint16, rows, inner, aParts, bParts int, keep 
 	if !Fits(inner) || rows <= 0 || rows%32 != 0 {
 		panic("bf16: rows and inner are positive multiples of 32")
 	}
-	if active == Go {
+	if current() == Go {
 		multiplyGo(c, a, b, rows, inner, aParts, bParts, keep)
 		return
 	}
@@ -120,7 +120,7 @@ func upper(x, largest float32) float32 {
 func PackPairs(dst []uint16, src []float32, dim, parts int) {
 	checkParts(1, parts)
 	src, dst = src[:dim*Lanes], dst[:parts*dim*Lanes]
-	if active != Go {
+	if current() != Go {
 		pack(packPairs, &packArgs{dst: &dst[0], src: unsafe.Pointer(&src[0]), blocks: uintptr(dim / 32), parts: uintptr(parts), part: uintptr(dim * Lanes * 2)})
 		return
 	}
@@ -149,7 +149,7 @@ type packArgs struct {
 // zeros, hidden from every row.
 func PackKey(dst, src []uint16, ld, dim int) (finite bool) {
 	src, dst = src[:(Keys-1)*ld+dim], dst[:Keys*dim]
-	if active != Go {
+	if current() != Go {
 		a := packArgs{dst: &dst[0], src: unsafe.Pointer(&src[0]), ld: uintptr(ld * 2), blocks: uintptr(dim / 32)}
 		pack(packKey, &a)
 		return a.finite
@@ -169,7 +169,7 @@ func PackKey(dst, src []uint16, ld, dim int) (finite bool) {
 func PackKeyF32(dst []uint16, src []float32, ld, dim, parts int) {
 	checkParts(1, parts)
 	src, dst = src[:(Keys-1)*ld+dim], dst[:parts*Keys*dim]
-	if active != Go {
+	if current() != Go {
 		pack(packKeyF32, &packArgs{dst: &dst[0], src: unsafe.Pointer(&src[0]), ld: uintptr(ld * 4), blocks: uintptr(dim / 32), parts: uintptr(parts), part: uintptr(Keys * dim * 2)})
 		return
 	}
@@ -186,7 +186,7 @@ func PackKeyF32(dst []uint16, src []float32, ld, dim, parts int) {
 // operand A, features × Keys, and reports whether all are finite.
 func PackValue(dst, src []uint16, ld, dim int) (finite bool) {
 	src, dst = src[:(Keys-1)*ld+dim], dst[:Keys*dim]
-	if active != Go {
+	if current() != Go {
 		a := packArgs{dst: &dst[0], src: unsafe.Pointer(&src[0]), ld: uintptr(ld * 2), blocks: uintptr(dim / 32)}
 		pack(packValue, &a)
 		return a.finite

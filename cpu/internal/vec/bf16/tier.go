@@ -1,6 +1,9 @@
 package bf16
 
-import "fmt"
+import (
+	"fmt"
+	"sync"
+)
 
 // Tier is a set of instructions for products of BF16.
 type Tier uint8
@@ -21,8 +24,18 @@ func (t Tier) String() string {
 
 var tierNames = [...]string{"go", "vdpbf16ps", "amx"}
 
-// active is the tier in use.
-var active = best()
+// active is the tier in use, once it was chosen: see current.
+var (
+	active Tier
+	choose sync.Once
+)
+
+// current chooses the tier at the first use, and not when the program starts: to
+// ask for tiles makes every signal frame of the process larger.
+func current() Tier {
+	choose.Do(func() { active = best() })
+	return active
+}
 
 // Tiers lists those that this machine can run, in the order of the constants.
 func Tiers() []Tier {
@@ -41,20 +54,21 @@ func best() Tier {
 }
 
 // Active is the tier in use.
-func Active() Tier { return active }
+func Active() Tier { return current() }
 
 // Supported reports whether the active tier is faster than float32 products on
 // this CPU, for keys and queries in so many parts. AMX is. VDPBF16PS has twice
 // the rate of float32 on AMD's CPUs, since Zen 4, which pays while nothing is
 // split; on Intel's since Sapphire Rapids, which have AMX, it has half of it.
 func Supported(keyParts, queryParts int) bool {
-	return active == AMX || active == VDPBF16PS && doubleRate && keyParts == 1 && queryParts == 1
+	t := current()
+	return t == AMX || t == VDPBF16PS && doubleRate && keyParts == 1 && queryParts == 1
 }
 
 // Use chooses a tier, and returns the one before. It must not be called while a
 // kernel runs: it is there for tests and measurements.
 func Use(t Tier) (Tier, error) {
-	before := active
+	before := current()
 	if !runs(t) {
 		return before, fmt.Errorf("bf16: tier %v is not supported here: have %v", t, Tiers())
 	}
