@@ -33,6 +33,8 @@ var allowed = map[string][]string{
 
 	"cpu/internal/vec/asmgen/amd64": {},
 	"cpu/internal/vec/asmgen/arm64": {"kernel"},
+	"cpu/internal/vec/asmgen/bf16":  {},
+	"cpu/internal/vec/bf16":         {"kernel", "tensor", "golang.org/x/sys/cpu"},
 }
 
 // anything may be imported by these, and nothing imports them.
