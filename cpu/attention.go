@@ -7,19 +7,21 @@ import (
 	"sync/atomic"
 
 	"github.com/longctx/longctx/cpu/internal/vec"
+	"github.com/longctx/longctx/cpu/internal/vec/bf16"
 	"github.com/longctx/longctx/kernel"
 )
 
 // attention is the kernel for a Spec.
 type attention struct {
-	pool    *pool
-	spec    kernel.Spec
-	batch   *kernel.Batch // of the last Plan
-	blocks  []block
-	offsets []int64              // keys of the sequences before each
-	variant [kernel.MaxTerms]int // the first Term that rotates both sides alike
-	score   scoring
-	split   bool // too few blocks for the workers: share out chunks instead
+	pool     *pool
+	spec     kernel.Spec
+	batch    *kernel.Batch // of the last Plan
+	blocks   []block
+	offsets  []int64              // keys of the sequences before each
+	variant  [kernel.MaxTerms]int // the first Term that rotates both sides alike
+	score    scoring
+	matrices matrices
+	split    bool // too few blocks for the workers: share out chunks instead
 
 	args    runArgs
 	heads   headBlocks
@@ -56,7 +58,7 @@ const (
 )
 
 func newAttention(p *pool, s kernel.Spec) *attention {
-	a := &attention{pool: p, spec: s}
+	a := &attention{pool: p, spec: s, matrices: chooseMatrices(&s)}
 	for range p.workers {
 		a.scratch = append(a.scratch, newScratch(&a.spec))
 	}
@@ -65,8 +67,11 @@ func newAttention(p *pool, s kernel.Spec) *attention {
 
 // Name tells the leaf loops, policy, types and dimensions.
 func (a *attention) Name() string {
-	s := &a.spec
-	return fmt.Sprintf("cpu/%v/%v/%v-%v/d%d-%d", vec.Active(), s.Policy, s.DType, s.KVDType, s.HeadDim, s.ValueDim)
+	s, leaves := &a.spec, vec.Active().String()
+	if a.matrices.use {
+		leaves += "+" + bf16.Active().String()
+	}
+	return fmt.Sprintf("cpu/%v/%v/%v-%v/d%d-%d", leaves, s.Policy, s.DType, s.KVDType, s.HeadDim, s.ValueDim)
 }
 
 // Sizes of a block in rows (tokens × query heads of the group). Large blocks
@@ -112,7 +117,7 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	}
 	rows := a.listBlocks(b)
 	for _, sc := range a.scratch {
-		sc.grow(&a.spec, rows)
+		sc.grow(&a.spec, a.matrices, rows)
 	}
 	a.split = rows > 0 && len(a.blocks) < 2*a.pool.workers && a.pool.workers > 1 && longest > kernel.ChunkSize
 	if a.split {

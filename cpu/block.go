@@ -65,9 +65,10 @@ type scratch struct {
 	part  state // of the chunk
 	total state
 
-	mods  scoreScratch
-	grad  gradScratch
-	stats statsScratch
+	mods   scoreScratch
+	matrix matrixScratch
+	grad   gradScratch
+	stats  statsScratch
 }
 
 func newScratch(s *kernel.Spec) *scratch {
@@ -93,7 +94,7 @@ func newScratch(s *kernel.Spec) *scratch {
 }
 
 // grow makes room for blocks of so many rows.
-func (sc *scratch) grow(s *kernel.Spec, rows int) {
+func (sc *scratch) grow(s *kernel.Spec, how matrices, rows int) {
 	rows = strips(max(rows, headRows(s))) * vec.Lanes
 	if rows <= sc.stride {
 		return
@@ -111,6 +112,9 @@ func (sc *scratch) grow(s *kernel.Spec, rows int) {
 	if s.Scores != 0 || s.Terms > 1 {
 		sc.mods.mod = make([]float32, part*vec.Stride)
 		sc.mods.ramp = make([]float32, max(vec.Stride, (vec.Stride+vec.Lanes)*s.Group()))
+	}
+	if how.use {
+		sc.matrix.grow(s, how, rows)
 	}
 	sc.part.grow(rows, s.ValueDim)
 	sc.total.grow(rows, s.ValueDim)
@@ -138,6 +142,9 @@ func (sc *scratch) prepare(a *attention, b *block) {
 	}
 	sc.setBlock(a, b, int(b.n*b.heads) > wideRows)
 	sc.loadQueries(a)
+	if sc.wide && a.matrices.use {
+		sc.packQueries(a)
+	}
 }
 
 // setBlock makes b the current block.
@@ -276,6 +283,9 @@ func (sc *scratch) chunk(a *attention, c int64, st *state) {
 	end := min((c+1)*kernel.ChunkSize, sc.seq.keys)
 	for j0 := c * kernel.ChunkSize; j0 < end; j0 += tile {
 		sc.setTile(j0, int(min(tile, end-j0)))
+		if sc.wide && a.matrices.use && sc.matrixTile(a, st) {
+			continue
+		}
 		for x := range sc.parts() {
 			if sc.wide {
 				sc.strip(a, st, x)

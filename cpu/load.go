@@ -136,6 +136,20 @@ func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc 
 	}
 }
 
+// place is the element at which key j of the current tile begins, and how many
+// keys from there on lie a stride apart.
+func (r *reader) place(a *attention, sc *scratch, j int) (at, stride int64, n int) {
+	b, s := a.batch, int(sc.blk.seq)
+	at = r.offset + int64(sc.blk.kvHead)*r.head
+	if a.spec.PageSize == 0 {
+		return at + (int64(b.KeyStart[s])+sc.j0+int64(j))*r.row, r.row, sc.n - j
+	}
+	size := int64(a.spec.PageSize)
+	page, slot := (sc.j0+int64(j))/size, (sc.j0+int64(j))%size
+	at += int64(b.Pages.Indices[int64(b.Pages.Indptr[s])+page])*r.row + slot*r.slot
+	return at, r.slot, min(sc.n-j, int(size-slot))
+}
+
 // ahead is the distance from a slot of page i to the one a tile later, or 0.
 func (r *reader) ahead(b *kernel.Batch, i, end int, slot, size int64) int {
 	if size > tile {

@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"rope":              {"kernel", "tensor", "internal/xmath"},
 	"kvcache":           {"kernel", "tensor", "internal/xmath"},
 	"kernel/kerneltest": {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
-	"cpu":               {"kernel", "tensor", "cpu/internal/vec", "golang.org/x/sys/unix"},
+	"cpu":               {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":  {"kernel", "tensor", "golang.org/x/sys/cpu"},
 	"cpu/roof":          {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
 	"cuda":              {"kernel", "tensor"},
