@@ -29,8 +29,9 @@
 //
 // Decode goes from layer to layer, as a model does: there are so many layers
 // that their keys and values take a gigabyte, so that each is read from memory.
-// Contiguous keys are [key, KV head, feature], row-major; paged ones are pages
-// of that layout, in the random order that a cache in use comes to.
+// Contiguous keys are [key, KV head, feature], row-major; paged ones lie as
+// package kvcache lays them out, their pages in the random order that a cache
+// in use comes to.
 //
 // # Time
 //

@@ -212,12 +212,10 @@ func (p *problem) reference() error {
 // reader returns what reads the key and the value of index j for a KV head, of
 // layer 0.
 func (p *problem) reader() (func(k, v []float32, j, head int), error) {
-	heads, dim := int64(p.KVHeads), int64(p.HeadDim)
 	if p.cache == nil {
 		return func(k, v []float32, j, head int) {
-			at := (int64(j)*heads + int64(head)) * dim
-			widen(k, &p.keys[0], at)
-			widen(v, &p.values[0], at)
+			widen(k, &p.keys[0], at(&p.keys[0], j, head))
+			widen(v, &p.values[0], at(&p.values[0], j, head))
 		}, nil
 	}
 	var b kernel.Batch
@@ -229,25 +227,32 @@ func (p *problem) reader() (func(k, v []float32, j, head int), error) {
 		return nil, err
 	}
 	return func(k, v []float32, j, head int) {
-		page := int64(b.Pages.Indices[j/p.PageSize])
-		row := (page*int64(p.PageSize)+int64(j%p.PageSize))*heads + int64(head)
+		page, token := int(b.Pages.Indices[j/p.PageSize]), j%p.PageSize
 		if !b.Pages.IsCoded(j / p.PageSize) {
-			widen(k, &a.Key, row*dim)
-			widen(v, &a.Value, row*dim)
+			widen(k, &a.Key, at(&a.Key, page, token, head))
+			widen(v, &a.Value, at(&a.Value, page, token, head))
 			return
 		}
 		// a group is a channel of a page, or so many features of a value
-		p.decode(k, &a.CodedKey, row, (page*heads+int64(head))*dim, 1)
-		group := kernel.DefaultValueGroup(p.HeadDim)
-		p.decode(v, &a.CodedValue, row, row*dim/int64(group), group)
+		p.decode(k, &a.CodedKey, at(&a.CodedKey.Codes, page, token, head), 1, page, head)
+		p.decode(v, &a.CodedValue, at(&a.CodedValue.Codes, page, token, head), kernel.DefaultValueGroup(p.HeadDim), page, token, head)
 	}, nil
 }
 
-// decode reads a row of codes whose groups begin at group.
-func (p *problem) decode(dst []float32, c *kernel.CodedPages, row, group int64, size int) {
-	bytes := int64(p.KV.Codec.RowBytes(len(dst)))
-	codes := c.Codes.Bytes()[row*bytes : (row+1)*bytes]
-	scale, zero := c.Scale.Bits()[group:], c.Zero.Bits()[group:]
+// at is the first element of a row of v.
+func at(v *tensor.View, index ...int) int64 {
+	element := v.Offset
+	for d, i := range index {
+		element += int64(i) * v.Stride[d]
+	}
+	return element
+}
+
+// decode reads a row of codes, whose groups of so many features are those of
+// the row named.
+func (p *problem) decode(dst []float32, c *kernel.CodedPages, code int64, size int, group ...int) {
+	codes := c.Codes.Bytes()[code : code+int64(p.KV.Codec.RowBytes(len(dst)))]
+	scale, zero := c.Scale.Bits()[at(&c.Scale, group...):], c.Zero.Bits()[at(&c.Zero, group...):]
 	for d := range dst {
 		dst[d] = kernel.Decode(p.KV.Codec.At(codes, len(dst), d), tensor.F16ToF32(scale[d/size]), tensor.F16ToF32(zero[d/size]))
 	}
@@ -258,7 +263,7 @@ func (p *problem) decode(dst []float32, c *kernel.CodedPages, row, group int64, 
 func (p *problem) attend(query, head, keys int, read func(k, v []float32, j, head int)) []float64 {
 	dim, group := p.HeadDim, head/(p.Heads/p.KVHeads)
 	q, k, v := make([]float32, dim), make([]float32, dim), make([]float32, dim)
-	widen(q, &p.query, int64(query*p.Heads+head)*int64(dim))
+	widen(q, &p.query, at(&p.query, query, head))
 	out, most, sum := make([]float64, dim), math.Inf(-1), 0.0
 	scale := 1 / math.Sqrt(float64(dim))
 	for j := range keys {
@@ -288,16 +293,16 @@ func (p *problem) attend(query, head, keys int, read func(k, v []float32, j, hea
 	return out
 }
 
-// widen reads a row of a row-major view.
-func widen(dst []float32, v *tensor.View, at int64) {
+// widen reads elements of a view that lie together, from one on.
+func widen(dst []float32, v *tensor.View, first int64) {
 	if v.DType == tensor.F32 {
-		copy(dst, v.F32s()[at:])
+		copy(dst, v.F32s()[first:])
 		return
 	}
-	if end := at + int64(len(dst)); v.DType.Float8() {
-		v.DType.Widen8(dst, v.Bytes()[at:end])
+	if end := first + int64(len(dst)); v.DType.Float8() {
+		v.DType.Widen8(dst, v.Bytes()[first:end])
 	} else {
-		v.DType.ToF32s(dst, v.Bits()[at:end])
+		v.DType.ToF32s(dst, v.Bits()[first:end])
 	}
 }
 
@@ -306,7 +311,7 @@ func widen(dst []float32, v *tensor.View, at int64) {
 func (p *problem) check(policy kernel.Policy) (float64, error) {
 	got, wrong, size := make([]float32, p.HeadDim), 0.0, 0.0
 	for _, r := range p.want {
-		widen(got, &p.out, int64(r.query*p.Heads+r.head)*int64(p.HeadDim))
+		widen(got, &p.out, at(&p.out, r.query, r.head))
 		for d, want := range r.out {
 			diff := float64(got[d]) - want
 			wrong, size = wrong+diff*diff, size+want*want

@@ -15,8 +15,9 @@ import (
 
 func newRunner(t *testing.T, cases []Case) *Runner {
 	t.Helper()
+	best := cpu.Variants()
 	r := &Runner{
-		Variants: cpu.Variants(), Policies: []kernel.Policy{kernel.Exact, kernel.Fast},
+		Variants: best[len(best)-1:], Policies: []kernel.Policy{kernel.Exact, kernel.Fast},
 		Time: time.Microsecond, Max: time.Minute, Memory: 1 << 30,
 	}
 	t.Cleanup(func() { r.Close() })
@@ -109,7 +110,7 @@ func TestAWrongResultHasNoSpeed(t *testing.T) {
 }
 
 func TestWhatIsTooLargeIsLeftOut(t *testing.T) {
-	c := Case{Kind: Decode, KV: Types[0], HeadDim: 64, Heads: 8, KVHeads: 8, Length: 5000, Threads: 1}
+	c := Case{Kind: Prefill, KV: Types[0], HeadDim: 64, Heads: 8, KVHeads: 8, Length: 500, Threads: 1}
 	r := newRunner(t, []Case{c})
 	r.Max = time.Nanosecond
 	rows, err := r.Run(t.Context(), c)
