@@ -7,7 +7,7 @@ import "math"
 //
 //	lo[d] = min(lo[d], x[r·ld+d] over r)    hi[d] = max(hi[d], x[r·ld+d] over r)
 //
-// −0 counts as below +0. Where a value is NaN, or lo or hi was, both become NaN.
+// −0 counts as below +0. Where a value is NaN both become NaN, and stay so.
 func MinMax(lo, hi, x []float32, ld, n int) {
 	if n <= 0 {
 		return

@@ -34,7 +34,9 @@ func TestMinMax(t *testing.T) {
 		lo, hi := make([]float32, dim), make([]float32, dim)
 		want := make([][2]float32, dim)
 		for d := range dim {
-			lo[d], hi[d] = draw(), draw()
+			if lo[d], hi[d] = draw(), draw(); lo[d] != lo[d] || hi[d] != hi[d] {
+				lo[d], hi[d] = float32(math.NaN()), float32(math.NaN())
+			}
 			want[d] = [2]float32{lo[d], hi[d]}
 			for k := range n {
 				v := x[k*ld+d]
