@@ -24,4 +24,8 @@
 // given to workers as they come free, the most costly first; where there are
 // fewer blocks than workers, their chunks are computed side by side and merged
 // in order, which is the same order, so the same bits.
+//
+// What is summed over queries (the gradients of keys and values, and
+// ColumnStats) goes the other way: a worker owns a tile of keys, and takes the
+// blocks of queries in order (head.go).
 package cpu

@@ -7,6 +7,14 @@ import (
 	"github.com/longctx/longctx/kernel"
 )
 
+// Rows and features that are worked on at a time. A chain of additions goes
+// through all features of the largest values, then of the least, so they may
+// come in pieces.
+const (
+	pageRows     = 32
+	pageFeatures = 64
+)
+
 // PageBounds finds the least and the largest value of each feature of pages.
 func (b *Backend) PageBounds(a *kernel.PageBoundsArgs) error {
 	if err := a.Validate(); err != nil {
@@ -34,35 +42,37 @@ type bounding struct {
 	pages, rows      []int32
 }
 
-// boundFeatures is how many features of a head are taken at a time.
-const boundFeatures = 128
-
 func (t *bounding) item(_ int, i int64) {
-	var lo, hi, x [boundFeatures]float32
+	var x [tile * pageFeatures]float32
+	var lo, hi [pageFeatures]float32
 	page, rows := int64(t.pages[i]), int64(t.rows[i])
-	key, least, most := t.key, t.least, t.most
 	for h := range t.heads {
-		for d0 := 0; d0 < t.key.n; d0 += boundFeatures {
-			n := min(boundFeatures, t.key.n-d0)
-			key.n, least.n, most.n = n, n, n
+		for d0 := 0; d0 < t.key.n; d0 += pageFeatures {
+			n := min(pageFeatures, t.key.n-d0)
+			key, least, most := t.key.features(d0, n), t.least.features(d0, n), t.most.features(d0, n)
 			for d := range n {
 				lo[d], hi[d] = float32(math.Inf(1)), float32(math.Inf(-1))
 			}
-			at := key.offset + page*key.row + h*key.head + int64(d0)*key.dim
-			for slot := range rows {
-				key.loadKey(x[:], at+slot*key.slot, int(h))
-				for d, v := range x[:n] {
-					lo[d], hi[d] = min(lo[d], v), max(hi[d], v) // NaN stays
-				}
+			at := key.offset + page*key.row + h*key.head
+			for slot := int64(0); slot < rows; slot += tile {
+				have := int(min(tile, rows-slot))
+				key.loadScaled(x[:], pageFeatures, false, at+slot*key.slot, key.slot, have, 0, int(h))
+				vec.MinMax(lo[:n], hi[:n], x[:], pageFeatures, have)
 			}
 			for d := range n {
-				lo[d], hi[d] = lo[d]+0, hi[d]+0
+				lo[d], hi[d] = lo[d]+0, hi[d]+0 // −0 becomes +0
 			}
-			least.offset, most.offset = t.least.offset+int64(d0)*least.dim, t.most.offset+int64(d0)*most.dim
 			least.storeRow(lo[:], page, int(h))
 			most.storeRow(hi[:], page, int(h))
 		}
 	}
+}
+
+// features is r with only n features from d0 of each row.
+func (r reader) features(d0, n int) reader {
+	r.offset += int64(d0) * r.dim
+	r.n = n
+	return r
 }
 
 // PageScores bounds the scores of the keys of pages.
@@ -98,14 +108,6 @@ type pageScoring struct {
 	tiles  int64 // of pages, for each sequence and head
 }
 
-// Rows and features that are worked on at a time. A chain of additions goes
-// through all features of the largest values, then of the least, so they may
-// come in pieces.
-const (
-	pageRows     = 32
-	pageFeatures = 64
-)
-
 // pageTile is the memory of an item.
 type pageTile struct {
 	bounds, columns [tile * pageFeatures]float32     // as stored, and feature d of page n at d·tile+n
@@ -140,10 +142,7 @@ func (t *pageScoring) item(_ int, i int64) {
 // add adds to the sums of n rows from r0 what features d0 … d0+dim−1 of one
 // side of the bounds give.
 func (t *pageScoring) add(m *pageTile, side int, pages []int32, kvHead, d0, dim int, t0 int64, r0, n int) {
-	bounds, query := t.bounds[side], t.query
-	bounds.n, query.n = dim, dim
-	bounds.offset += int64(d0) * bounds.dim
-	query.offset += int64(d0) * query.dim
+	bounds, query := t.bounds[side].features(d0, dim), t.query.features(d0, dim)
 	for k, page := range pages {
 		bounds.loadRow(m.bounds[k*pageFeatures:], int64(page), kvHead)
 	}
@@ -174,8 +173,6 @@ func (t *pageScoring) store(sums []float32, have int, n0, token int64, head int)
 			sums[k] = float32(math.Inf(-1))
 		}
 	}
-	out := t.out
-	out.n = int(n)
-	out.offset += n0 * out.dim
+	out := t.out.features(int(n0), int(n))
 	out.storeRow(sums, token, head)
 }

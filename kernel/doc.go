@@ -126,5 +126,7 @@
 //	KeyScale, ValueScale        k_descale, v_descale k_scale, v_scale         k_scale, v_scale
 //	LSE (natural)               softmax_lse (natural) lse (base 2)             softmax_lse (natural)
 //	SinkLogit                   learnable_sink       sink                      sinks
+//	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)
+//	PageBounds, PageScores      –                    –                         – (Quest: page metadata, criticality estimate)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
 package kernel

@@ -30,6 +30,7 @@ func (t *builder) pageOperations() {
 	for _, dim := range []int{1, 127, 128, 129, 300} {
 		bounds(fmt.Sprintf("dim=%d", dim), boundsCase{4, 3, 1, dim, tensor.F32, tensor.F32, false, Layout{}, 5})
 	}
+	bounds("dim=300/features-apart", boundsCase{4, 3, 1, 300, tensor.F32, tensor.F32, false, Layout{Spread: 3, HeadsFirst: true}, 5})
 	bounds("many", boundsCase{90, 16, 2, 64, tensor.BF16, tensor.BF16, false, Layout{}, 6})
 
 	scores := func(name string, c scoresCase) {
@@ -58,6 +59,9 @@ func (t *builder) pageOperations() {
 	for _, h := range [][2]int{{1, 1}, {3, 3}, {8, 1}, {40, 1}, {14, 2}} {
 		scores(fmt.Sprintf("heads=%d/kvheads=%d", h[0], h[1]), with(func(c *scoresCase) { c.heads, c.kvHeads = h[0], h[1] }))
 	}
+	scores("dim=150/pages=130/features-apart", with(func(c *scoresCase) {
+		c.dim, c.queries, c.lens, c.layout = 150, []int{1, 2}, []int{4 * 130, 4 * 70}, Layout{Spread: 3, Gap: 1}
+	}))
 	scores("one-key-a-page", with(func(c *scoresCase) { c.size = 1 }))
 	scores("one-key-a-page/scale=3", with(func(c *scoresCase) { c.size, c.scale, c.dim = 1, 3, 64 }))
 	scores("spare-columns", with(func(c *scoresCase) { c.spare = 70 }))

@@ -30,6 +30,19 @@ func (w *row64) columnStats() {
 	}
 }
 
+// weightSlack is the relative error of a weight for a unit in the last place of
+// LSE·log₂e: rule 15 rounds it twice, once as the LSE that Run leaves and once
+// as an exponent of 2, which a naive program may do without an error.
+func weightSlack(p *Problem, ref *reference) float64 {
+	largest := 0.0
+	for _, lse := range ref.lse {
+		if finite(lse) {
+			largest = max(largest, math.Abs(lse)*math.Log2E)
+		}
+	}
+	return float64(p.Power) * math.Ln2 * unit(tensor.F32, largest)
+}
+
 // columnStats adds the weights of a row. lse is in the units of score.
 func (n *naive) columnStats(s, r, h int, seen []int, score []float32, lse float32) {
 	if !n.observed(s, r) {
