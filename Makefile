@@ -3,7 +3,7 @@
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: all test bench-test race lint matrix fuzz verify extrapolate quick golden generate cuda
+.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda
 
 all: lint test
 
@@ -27,6 +27,9 @@ fuzz:
 
 verify:
 	$(GO) run ./bench verify
+
+kernels:
+	$(GO) run ./bench kernels
 
 extrapolate:
 	$(GO) run ./bench extrapolate

@@ -41,7 +41,8 @@ func New(b kernel.Backend, c Config) (*Attention, error) {
 	spec := kernel.Spec{
 		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, ValueDim: c.ValueDim,
 		DType: c.DType, KVDType: c.KVDType, PageSize: c.PageSize, Codec: c.Codec, ValueGroup: c.ValueGroup,
-		KeyStorage: c.KeyStorage, Masks: c.Mask.Kinds, Scale: c.Scale, Policy: c.Policy, Backward: c.Backward,
+		KeyStorage: c.KeyStorage, Masks: c.Mask.Kinds, Scale: c.Scale, Policy: c.Policy,
+		Backward: c.Backward, ColumnStats: c.ColumnStats,
 	}
 	c.Score.lower(&spec, say)
 	if c.Rotary != nil {
@@ -208,6 +209,19 @@ func (a *Attention) Backward(args *kernel.BackwardArgs) error {
 		return fmt.Errorf("attention: %w", kernel.ErrNoPlan)
 	}
 	return a.kernel.Backward(args)
+}
+
+// ColumnStats sums the weights that the queries of one layer of the planned
+// step gave to each key, from the LSE that Run left. The Config must have asked
+// for it. It allocates nothing.
+func (a *Attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
+	if !a.spec.ColumnStats {
+		return errors.New("attention: ColumnStats without Config.ColumnStats")
+	}
+	if !a.planned {
+		return fmt.Errorf("attention: %w", kernel.ErrNoPlan)
+	}
+	return a.kernel.ColumnStats(args)
 }
 
 // Close frees what the kernel holds.

@@ -25,10 +25,11 @@ type Config struct {
 	Rotary   Rotary   // frequencies, a method of package rope; nil: no rotation
 	Score    Score    // what is done to scores beyond scaling
 
-	KeyStorage kernel.KeyStorage // PreRoPE (default) or PostRoPE keys
-	Scale      float64           // 0: 1/√HeadDim
-	Policy     kernel.Policy     // Exact (default) or Fast
-	Backward   bool              // Backward will be called too
+	KeyStorage  kernel.KeyStorage // PreRoPE (default) or PostRoPE keys
+	Scale       float64           // 0: 1/√HeadDim
+	Policy      kernel.Policy     // Exact (default) or Fast
+	Backward    bool              // Backward will be called too
+	ColumnStats bool              // ColumnStats will be called too
 }
 
 // Rotary is a rotation method. The methods of package rope satisfy it.

@@ -42,6 +42,10 @@ func TestNewNamesEveryFault(t *testing.T) {
 		"head dimension":     {func(c *attention.Config) { c.HeadDim = 513 }, []string{"HeadDim 513, want 1 to 512"}},
 		"value dimension":    {func(c *attention.Config) { c.ValueDim = -1 }, []string{"ValueDim -1"}},
 		"types":              {func(c *attention.Config) { c.DType, c.KVDType = 9, 8 }, []string{"DType DType(9)", "KVDType DType(8)", "bf16"}},
+		"few bits":           {func(c *attention.Config) { c.DType, c.KVDType = tensor.F8E4M3, tensor.U8 }, []string{"DType f8e4m3", "KVDType u8, want f32, f16, bf16, f8e4m3 or f8e5m2"}},
+		"codec":              {func(c *attention.Config) { c.Codec = kernel.Int8 }, []string{"Codec int8 of contiguous keys"}},
+		"codec of 4 bits":    {func(c *attention.Config) { c.Codec, c.PageSize, c.HeadDim, c.ValueDim = kernel.Int4, 4, 6, 6 }, []string{"HeadDim 6 with Codec int4, want a multiple of 8", "ValueDim 6"}},
+		"value groups":       {func(c *attention.Config) { c.Codec, c.PageSize, c.ValueGroup = kernel.Int8, 4, 3 }, []string{"ValueGroup 3, want a divisor of ValueDim"}},
 		"page size":          {func(c *attention.Config) { c.PageSize = -16 }, []string{"PageSize -16"}},
 		"scale":              {func(c *attention.Config) { c.Scale = math.NaN() }, []string{"Scale NaN"}},
 		"infinite scale":     {func(c *attention.Config) { c.Scale = math.Inf(1) }, []string{"Scale +Inf"}},
@@ -106,6 +110,17 @@ func TestAndOfThreeChunkSizesIsAnError(t *testing.T) {
 	wantError(t, "three chunk sizes", err, "attention: Mask.And", "two chunk sizes")
 }
 
+// codedTable is a KVSource that says which pages are coded.
+type codedTable struct {
+	attention.KVSource
+	coded []bool
+}
+
+func (p *codedTable) LowerKV(dst *kernel.Batch) error {
+	dst.Pages.Coded = append(dst.Pages.Coded, p.coded...)
+	return p.KVSource.LowerKV(dst)
+}
+
 // broken is a KVSource with faults of its own.
 type broken struct {
 	pages
@@ -128,6 +143,7 @@ func TestPlanRefusesBadSteps(t *testing.T) {
 	}
 	masked := func(m attention.Mask) func(*attention.Config) { return func(c *attention.Config) { c.Mask = m } }
 	paged := func(c *attention.Config) { c.PageSize = 4 }
+	coded := func(c *attention.Config) { c.PageSize, c.Codec = 4, kernel.Int8 }
 	for name, c := range map[string]struct {
 		config func(*attention.Config) // nil: good
 		step   attention.Step
@@ -158,6 +174,8 @@ func TestPlanRefusesBadSteps(t *testing.T) {
 		"table short":          {paged, attention.Step{QueryLens: []int{3}, KV: table([]int32{0}, nil, 4)}, "Indptr"},
 		"table past its end":   {paged, attention.Step{QueryLens: []int{3}, KV: table([]int32{0, 9}, []int32{0}, 4)}, "Indptr"},
 		"negative paged keys":  {paged, attention.Step{QueryLens: []int{3}, KV: table([]int32{0, 1}, []int32{0}, -4)}, "SeqLens[0] is -4"},
+		"coded pages":          {paged, attention.Step{QueryLens: []int{3}, KV: &codedTable{table([]int32{0, 1}, []int32{0}, 4), []bool{true}}}, "Coded[0] is true, want false: Spec.Codec is none"},
+		"flags of pages":       {coded, attention.Step{QueryLens: []int{3}, KV: &codedTable{table([]int32{0, 1}, []int32{0}, 4), []bool{true, false}}}, "Coded is of length 2, want length 1"},
 		"key storage": {func(c *attention.Config) { c.PageSize, c.Rotary = 4, plain{dim: 8} },
 			attention.Step{QueryLens: []int{3}, KV: &pages{size: 4, storage: kernel.PostRoPE}}, "post-RoPE keys, want pre-RoPE"},
 		"prefixes":             {masked(attention.PrefixLM()), attention.Step{QueryLens: []int{3}}, "PrefixLens"},
@@ -272,6 +290,9 @@ func TestRunRefusesBadTensors(t *testing.T) {
 	}
 	if err := a.Backward(&kernel.BackwardArgs{}); err == nil {
 		t.Error("Backward without Config.Backward: no error")
+	}
+	if err := a.ColumnStats(&kernel.ColumnStatsArgs{}); err == nil {
+		t.Error("ColumnStats without Config.ColumnStats: no error")
 	}
 }
 

@@ -1,6 +1,7 @@
 // Command bench measures the library: how far methods of length extrapolation
-// carry a small model, whether every backend computes what the rules say, and
-// how a model learns through the library's backward pass.
+// carry a small model, whether every backend computes what the rules say, how
+// fast the kernels are, and how a model learns through the library's backward
+// pass.
 //
 //	go run ./bench                 what there is
 //	go run ./bench extrapolate -h  the flags of a command
@@ -29,6 +30,7 @@ type streams struct{ out, err io.Writer }
 
 var commands = []command{
 	{"extrapolate", "bits per byte and recall of methods beyond the trained length, as tables, plots and a page", extrapolate},
+	{"kernels", "time the attention kernels beside the roofs of the machine and other libraries", runKernels},
 	{"verify", "the conformance suite on every backend under both policies", verify},
 	{"train", "train the model through the library's backward pass", train},
 	{"methods", "list the methods of extrapolate", listMethods},

@@ -22,7 +22,9 @@ type attention struct {
 	split   bool // too few blocks for the workers: share out chunks instead
 
 	args    runArgs
+	heads   headBlocks
 	grads   gradArgs
+	stats   statsArgs
 	scratch []*scratch // one a worker
 	parts   []state    // states of the chunks of a wave
 	job     job
@@ -50,6 +52,7 @@ const (
 	chunksOfBlock
 	queryGradients
 	keyGradients
+	columnStats
 )
 
 func newAttention(p *pool, s kernel.Spec) *attention {
@@ -73,6 +76,7 @@ const (
 	maxBlockRows  = 512
 	minBlockRows  = 64
 	blockMemory   = 768 << 10 // bytes of queries and sums
+	waveMemory    = 2 << 20   // bytes of the states of chunks computed side by side
 	blocksAWorker = 8         // wanted, so that the last ones end together
 )
 
@@ -110,17 +114,22 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	for _, sc := range a.scratch {
 		sc.grow(&a.spec, rows)
 	}
-	a.split = len(a.blocks) < 2*a.pool.workers && a.pool.workers > 1 && longest > kernel.ChunkSize
+	a.split = rows > 0 && len(a.blocks) < 2*a.pool.workers && a.pool.workers > 1 && longest > kernel.ChunkSize
 	if a.split {
-		for len(a.parts) < 4*a.pool.workers {
+		// long waves, so that the workers seldom wait for one another
+		perWave := min(max(waveMemory/4/(rows*vec.Pad(a.spec.ValueDim)), 4*a.pool.workers), 64*a.pool.workers)
+		for len(a.parts) < perWave {
 			a.parts = append(a.parts, state{})
 		}
 		for i := range a.parts {
 			a.parts[i].grow(rows, a.spec.ValueDim)
 		}
 	}
-	if a.spec.Backward {
-		a.listGradBlocks(b)
+	if headRows(&a.spec) > 0 {
+		a.heads.list(&a.spec, b)
+	}
+	if n := b.Tokens() * a.spec.Heads; a.spec.Backward && len(a.grads.delta) < n {
+		a.grads.delta = make([]float32, n)
 	}
 	a.batch = b
 	return nil
@@ -244,6 +253,8 @@ func (a *attention) item(slot int, i int64) {
 		sc.queryGradients(a, int(i))
 	case keyGradients:
 		sc.keyGradients(a, i)
+	case columnStats:
+		sc.columnStats(a, i)
 	}
 }
 

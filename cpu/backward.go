@@ -10,26 +10,12 @@ import (
 // The backward of attention (Dao et al., "FlashAttention-2", arXiv 2307.08691,
 // algorithm 2) in two passes that both compute the weights again from LSE: one
 // over blocks of rows for dQ, one over tiles of keys for dK and dV. Each sum
-// then has one owner and one order, at the price of a second q·kᵀ. The blocks
-// are worked on in rows, whatever their number: every product has features or
-// keys side by side.
-
-// gradRows is the number of rows of a block of the backward pass: tokens of
-// one query head.
-func gradRows(s *kernel.Spec) int {
-	if !s.Backward {
-		return 0
-	}
-	return 128
-}
+// then has one owner and one order, at the price of a second q·kᵀ.
 
 // gradArgs is kernel.BackwardArgs made ready.
 type gradArgs struct {
 	out, dout, dquery, dkey, dvalue reader
 	lse, dlse                       scalars
-	blocks                          []block   // of a sequence and head together, tokens ascending
-	first                           []int     // [sequences·Heads+1] into blocks
-	tiles                           []int64   // [sequences+1] key tiles of the sequences before each
 	delta                           []float32 // [tokens][Heads] Σ dO·O − dLSE
 }
 
@@ -47,42 +33,24 @@ type gradScratch struct {
 	dk    []float32 // [terms][tile][ld]
 	dv    []float32 // [tile][vld]
 	row   []float32 // [max dim]
+
+	out, doutColumns []float32 // [ValueDim][vec.Lanes]
 }
 
 func newGradScratch(s *kernel.Spec) gradScratch {
 	f := func(n int) []float32 { return make([]float32, n) }
-	rows, ld, vld := gradRows(s), vec.Pad(s.HeadDim), vec.Pad(s.ValueDim)
+	rows, ld, vld := headRows(s), vec.Pad(s.HeadDim), vec.Pad(s.ValueDim)
 	g := gradScratch{
 		dout: f(rows * vld), delta: f(rows), lse: f(rows), vt: f(s.ValueDim * tile),
 		dp: f(rows * vec.Stride), g: f(rows * vec.Stride), part: f(rows * vec.Stride),
 		dq: f(s.Terms * rows * ld), dk: f(s.Terms * tile * ld), dv: f(tile * vld),
 		row: f(max(s.HeadDim, s.ValueDim)),
+		out: f(s.ValueDim * vec.Lanes), doutColumns: f(s.ValueDim * vec.Lanes),
 	}
 	if s.Scores&kernel.ScoreSoftCap != 0 {
 		g.th = f(rows * vec.Stride)
 	}
 	return g
-}
-
-// listGradBlocks makes the blocks of the backward pass.
-func (a *attention) listGradBlocks(b *kernel.Batch) {
-	g, tokens := &a.grads, gradRows(&a.spec)
-	g.blocks, g.first, g.tiles = g.blocks[:0], append(g.first[:0], 0), append(g.tiles[:0], 0)
-	for s, n := range b.SeqLens {
-		for h := range a.spec.Heads {
-			for t0 := 0; t0 < b.QueryLen(s); t0 += tokens {
-				g.blocks = append(g.blocks, block{
-					seq: int32(s), kvHead: int32(h / a.spec.Group()), head: int32(h), heads: 1,
-					t0: int32(t0), n: int32(min(tokens, b.QueryLen(s)-t0)),
-				})
-			}
-			g.first = append(g.first, len(g.blocks))
-		}
-		g.tiles = append(g.tiles, g.tiles[s]+(int64(n)+tile-1)/tile)
-	}
-	if n := b.Tokens() * a.spec.Heads; len(g.delta) < n {
-		g.delta = make([]float32, n)
-	}
 }
 
 // Backward computes dQuery, then dKey and dValue.
@@ -116,9 +84,9 @@ func (a *attention) Backward(args *kernel.BackwardArgs) error {
 		sc.blk = nil
 	}
 	a.mode = queryGradients
-	a.pool.do(&a.job, a, int64(len(g.blocks)))
+	a.pool.do(&a.job, a, int64(len(a.heads.blocks)))
 	a.mode = keyGradients
-	a.pool.do(&a.job, a, g.tiles[len(g.tiles)-1]*int64(a.spec.KVHeads))
+	a.pool.do(&a.job, a, a.heads.items(&a.spec))
 	return nil
 }
 
@@ -145,25 +113,42 @@ func (sc *scratch) prepareGrad(a *attention, b *block, findDelta bool) {
 	}
 	sc.setBlock(a, b, false)
 	sc.loadQueries(a)
-	g, dim, head := &sc.grad, a.spec.ValueDim, int(b.head)
+	g, head := &sc.grad, int(b.head)
 	start := int64(a.batch.QueryStart[b.seq]) + int64(b.t0)
 	for r := range sc.rows {
+		a.grads.dout.loadRow(g.dout[r*sc.vld:], start+int64(r), head)
+	}
+	if findDelta {
+		sc.findDelta(a, start, head)
+	}
+	for r := range sc.rows {
 		t := start + int64(r)
-		d := g.dout[r*sc.vld:][:dim]
-		a.grads.dout.loadRow(d, t, head)
-		delta := &a.grads.delta[int(t)*a.spec.Heads+head]
-		if findDelta {
-			a.grads.out.loadRow(g.row[:dim], t, head)
-			*delta = 0
-			for k, x := range d {
-				*delta = vec.FMA(a.spec.Policy, x, g.row[k], *delta)
-			}
-			if a.grads.dlse.x != nil {
-				*delta -= *a.grads.dlse.at(t, int64(head))
-			}
-		}
-		g.delta[r] = *delta
+		g.delta[r] = a.grads.delta[int(t)*a.spec.Heads+head]
 		g.lse[r] = *a.grads.lse.at(t, int64(head)) * kernel.Log2E
+	}
+}
+
+// findDelta computes delta of the block's rows, 32 side by side.
+func (sc *scratch) findDelta(a *attention, start int64, head int) {
+	g, dim := &sc.grad, a.spec.ValueDim
+	for r0 := 0; r0 < sc.rows; r0 += vec.Lanes {
+		n := min(vec.Lanes, sc.rows-r0)
+		for r := range n {
+			a.grads.out.loadRow(sc.turn[r*sc.vld:], start+int64(r0+r), head)
+		}
+		vec.ColumnsF32(g.out, vec.Lanes, sc.turn, sc.vld, n, dim, 0)
+		vec.ColumnsF32(g.doutColumns, vec.Lanes, g.dout[r0*sc.vld:], sc.vld, n, dim, 0)
+		var sum [vec.Lanes]float32
+		for at := 0; at < dim*vec.Lanes; at += vec.Lanes {
+			vec.AddProduct(a.spec.Policy, sum[:], g.doutColumns[at:], g.out[at:])
+		}
+		for r := range n {
+			t := start + int64(r0+r)
+			if a.grads.dlse.x != nil {
+				sum[r] -= *a.grads.dlse.at(t, int64(head))
+			}
+			a.grads.delta[int(t)*a.spec.Heads+head] = sum[r]
+		}
 	}
 }
 
@@ -230,7 +215,7 @@ func (sc *scratch) ofTerm(a *attention, term int) []float32 {
 
 // queryGradients computes dQuery of one block.
 func (sc *scratch) queryGradients(a *attention, i int) {
-	sc.prepareGrad(a, &a.grads.blocks[i], true)
+	sc.prepareGrad(a, &a.heads.blocks[i], true)
 	g, dim := &sc.grad, a.spec.HeadDim
 	size := sc.rows * sc.ld
 	clear(g.dq[:a.spec.Terms*size])
@@ -265,31 +250,24 @@ func (sc *scratch) queryGradients(a *attention, i int) {
 	}
 }
 
-// keyGradients computes dKey and dValue of one tile of keys of one KV head:
-// item = tile·KVHeads + head.
+// keyGradients computes dKey and dValue of one tile of keys of one KV head.
 func (sc *scratch) keyGradients(a *attention, item int64) {
-	kvHead, at := int(item%int64(a.spec.KVHeads)), item/int64(a.spec.KVHeads)
-	s := 0
-	for a.grads.tiles[s+1] <= at {
-		s++
-	}
-	j0 := (at - a.grads.tiles[s]) * tile
-	n := int(min(tile, int64(a.batch.SeqLens[s])-j0))
+	t := a.keyTile(item)
 	g := &sc.grad
 	clear(g.dk)
 	clear(g.dv)
 	// heads of the group ascending, and of each head the queries ascending
-	first := a.grads.first[s*a.spec.Heads+kvHead*a.spec.Group():]
-	for i := first[0]; i < first[a.spec.Group()]; i++ {
-		sc.prepareGrad(a, &a.grads.blocks[i], false)
-		if i == first[0] {
-			sc.setTile(j0, n)
+	blocks := a.heads.of(t.seq*a.spec.Heads+t.kvHead*a.spec.Group(), a.spec.Group())
+	for i := range blocks {
+		sc.prepareGrad(a, &blocks[i], false)
+		if i == 0 {
+			sc.setTile(t.j0, t.n)
 		}
 		if sc.weights(a) {
 			sc.addColumns(a)
 		}
 	}
-	sc.storeKeyGradients(a, s, kvHead, j0, n)
+	sc.storeKeyGradients(a, t)
 }
 
 // addColumns adds to the gradients of the tile what the block's rows give.
@@ -322,28 +300,28 @@ func (sc *scratch) addTransposed(a *attention, c vec.Matrix, w []float32, b vec.
 	}
 }
 
-func (sc *scratch) storeKeyGradients(a *attention, s, kvHead int, j0 int64, n int) {
+func (sc *scratch) storeKeyGradients(a *attention, t keyTile) {
 	g, dim, vdim := &sc.grad, a.spec.HeadDim, a.spec.ValueDim
-	sc.seq.set(a.batch, &a.spec, s, a.offsets[s])
+	sc.seq.set(a.batch, &a.spec, t.seq, a.offsets[t.seq])
 	sc.blk = nil // sc.seq may no longer be the block's
-	for j := range n {
+	for j := range t.n {
 		sum := g.row[:dim]
 		clear(sum)
 		for term := range a.batch.Terms {
 			dk := g.dk[(term*tile+j)*sc.ld:][:dim]
 			if a.turnsKeys() {
-				a.rotate(dk, a.batch.Terms[term].RowK.Row(sc.keyPosition(a, j0+int64(j))), true)
+				a.rotate(dk, a.batch.Terms[term].RowK.Row(sc.keyPosition(a, t.j0+int64(j))), true)
 			}
 			for d, x := range dk {
 				sum[d] += x
 			}
 		}
-		row := int64(a.batch.KeyStart[s]) + j0 + int64(j)
-		a.grads.dkey.storeRow(sum, row, kvHead)
+		row := int64(a.batch.KeyStart[t.seq]) + t.j0 + int64(j)
+		a.grads.dkey.storeRow(sum, row, t.kvHead)
 		dv := g.dv[j*sc.vld:][:vdim]
 		for d := range dv {
 			dv[d] += 0
 		}
-		a.grads.dvalue.storeRow(dv, row, kvHead)
+		a.grads.dvalue.storeRow(dv, row, t.kvHead)
 	}
 }

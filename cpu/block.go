@@ -65,8 +65,9 @@ type scratch struct {
 	part  state // of the chunk
 	total state
 
-	mods scoreScratch
-	grad gradScratch
+	mods  scoreScratch
+	grad  gradScratch
+	stats statsScratch
 }
 
 func newScratch(s *kernel.Spec) *scratch {
@@ -85,15 +86,15 @@ func newScratch(s *kernel.Spec) *scratch {
 	if s.Backward {
 		sc.grad = newGradScratch(s)
 	}
+	if s.ColumnStats {
+		sc.stats = newStatsScratch()
+	}
 	return sc
 }
 
 // grow makes room for blocks of so many rows.
 func (sc *scratch) grow(s *kernel.Spec, rows int) {
-	if s.Backward {
-		rows = max(rows, gradRows(s))
-	}
-	rows = strips(rows) * vec.Lanes
+	rows = strips(max(rows, headRows(s))) * vec.Lanes
 	if rows <= sc.stride {
 		return
 	}
@@ -103,7 +104,7 @@ func (sc *scratch) grow(s *kernel.Spec, rows int) {
 	sc.ranges = make([]keyRange, s.Terms*rows)
 	sc.bounds = make([]bounds, s.Terms*rows/vec.Lanes)
 	sc.scale = make([]float32, s.Terms*rows)
-	part := max(vec.Lanes, min(rows, max(wideRows, gradRows(s))))
+	part := max(vec.Lanes, min(rows, max(wideRows, headRows(s))))
 	sc.word = make([]uint64, s.Terms*part)
 	sc.any = make([]uint64, part)
 	sc.raw, sc.s = make([]float32, part*vec.Stride), make([]float32, part*vec.Stride)

@@ -45,6 +45,7 @@ type step struct {
 	attention kernel.Attention
 	args      kernel.Args
 	grads     kernel.BackwardArgs
+	stats     kernel.ColumnStatsArgs
 }
 
 func newStep(t *testing.T, b *Backend, queries, keys int, backward bool) *step {
@@ -52,7 +53,7 @@ func newStep(t *testing.T, b *Backend, queries, keys int, backward bool) *step {
 	spec := kernel.Spec{
 		Heads: 4, KVHeads: 1, HeadDim: 8, ValueDim: 6, DType: tensor.F32, KVDType: tensor.F32,
 		Terms: 2, Masks: kernel.MaskDocument, Scores: kernel.ScoreSoftCap | kernel.ScoreSlopes | kernel.ScoreSinkLogit,
-		Scale: 0.3, SoftCap: 20, Policy: kernel.Fast, Backward: backward,
+		Scale: 0.3, SoftCap: 20, Policy: kernel.Fast, Backward: backward, ColumnStats: true,
 	}
 	a, err := b.Attention(spec)
 	if err != nil {
@@ -88,6 +89,7 @@ func newStep(t *testing.T, b *Backend, queries, keys int, backward bool) *step {
 		Query: s.args.Query, Key: s.args.Key, Value: s.args.Value, Out: s.args.Out, LSE: s.args.LSE, ScoreArgs: s.args.ScoreArgs,
 		DOut: random(n, 4, 6), DQuery: random(n, 4, 8), DKey: random(k, 1, 8), DValue: random(k, 1, 6),
 	}
+	s.stats = kernel.ColumnStatsArgs{Query: s.args.Query, Key: s.args.Key, LSE: s.args.LSE, ScoreArgs: s.args.ScoreArgs, Power: 2, Window: 150, Out: random(k, 4)}
 	return s
 }
 
@@ -101,6 +103,9 @@ func TestRunAllocatesNothing(t *testing.T) {
 		} {
 			if n := testing.AllocsPerRun(10, func() {
 				if err := s.attention.Run(&s.args); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.attention.ColumnStats(&s.stats); err != nil {
 					t.Fatal(err)
 				}
 				if name == "prefill" {
@@ -147,6 +152,9 @@ func TestMisuseIsTyped(t *testing.T) {
 	if err := s.attention.Backward(&s.grads); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Backward without Spec.Backward: %v, want ErrUnsupported", err)
 	}
+	if err := fresh.ColumnStats(&s.stats); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("ColumnStats without Spec.ColumnStats: %v, want ErrUnsupported", err)
+	}
 	for range 2 {
 		if err := s.attention.Close(); err != nil {
 			t.Errorf("Close: %v", err)
@@ -181,6 +189,10 @@ func TestMemoryOfAnotherDeviceIsRefused(t *testing.T) {
 	s.args.Key.Buf = elsewhere{}
 	if err := s.attention.Run(&s.args); err == nil {
 		t.Error("Run with keys on another device gave no error")
+	}
+	s.stats.Key.Buf = elsewhere{}
+	if err := s.attention.ColumnStats(&s.stats); err == nil {
+		t.Error("ColumnStats with keys on another device gave no error")
 	}
 }
 

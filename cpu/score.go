@@ -108,7 +108,7 @@ func (sc *scratch) modifyStrip(a *attention, term, x, lo, hi int) (scores []floa
 		n := end - first
 		for j := lo; j < hi; j++ {
 			at := (hi-1-j)*g + first - t0*g
-			vec.AddProduct(scores[(j-lo)*vec.Lanes:][:n], ramp[at:], m.b[:])
+			vec.AddProduct(kernel.Exact, scores[(j-lo)*vec.Lanes:][:n], ramp[at:], m.b[:])
 		}
 	}
 	if c.scores&kernel.ScorePrefixBias != 0 {
@@ -120,7 +120,7 @@ func (sc *scratch) modifyStrip(a *attention, term, x, lo, hi int) (scores []floa
 				t, head := sc.row(a, first+i)
 				m.a[i] = c.prefix(int64(head), sc.seq.i0+t, sc.j0+int64(j), sc.seq.keyOffset)
 			}
-			vec.AddProduct(scores[(j-lo)*vec.Lanes:][:end-first], m.a[:], m.b[:])
+			vec.AddProduct(kernel.Exact, scores[(j-lo)*vec.Lanes:][:end-first], m.a[:], m.b[:])
 		}
 	}
 	return scores
@@ -152,7 +152,7 @@ func (sc *scratch) modifyRow(a *attention, term, r int) (scores []float32) {
 			m.row[k] = value(sc.j0 + int64(k))
 			m.ramp[k] = f
 		}
-		vec.AddProduct(scores[:sc.n], m.row[:], m.ramp[:vec.Stride])
+		vec.AddProduct(kernel.Exact, scores[:sc.n], m.row[:], m.ramp[:vec.Stride])
 	}
 	if c.scores&kernel.ScoreSlopes != 0 {
 		add(*c.slopes.at(int64(head), 0)*kernel.Log2E, func(j int64) float32 { return c.relative(kernel.ScoreSlopes, head, i-j) })

@@ -20,14 +20,17 @@ type Ops interface {
 	EncodePages(*EncodeArgs) error
 	Rotate(*RotateArgs) error
 	Merge(*MergeArgs) error
+	PageBounds(*PageBoundsArgs) error
+	PageScores(*PageScoresArgs) error
 }
 
-// Attention is a kernel chosen for a Spec. Run and Backward use the Batch of
-// the last Plan; one Attention serves one goroutine at a time.
+// Attention is a kernel chosen for a Spec. Run, Backward and ColumnStats use the
+// Batch of the last Plan; one Attention serves one goroutine at a time.
 type Attention interface {
 	Name() string // which kernel: "cpu/generic/exact/f32/d128"
 	Plan(*Batch) error
 	Run(*Args) error
 	Backward(*BackwardArgs) error
+	ColumnStats(*ColumnStatsArgs) error
 	Close() error
 }

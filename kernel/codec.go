@@ -224,21 +224,20 @@ func (a *EncodeArgs) validatePages() error {
 
 // checkScales checks the scales of FP8 keys and values.
 func checkScales(key, keyScale, value, valueScale *tensor.View, heads int64) error {
-	for _, c := range [...]struct {
-		name        string
-		rows, scale *tensor.View
-	}{{"KeyScale", key, keyScale}, {"ValueScale", value, valueScale}} {
-		if c.scale.IsZero() && c.scale.Rank == 0 {
-			continue
-		}
-		if !c.rows.DType.Float8() {
-			return &ValueError{c.name, c.scale.String(), fmt.Sprintf("no tensor: scales are for f8e4m3 and f8e5m2, not %v", c.rows.DType)}
-		}
-		if err := checkView(c.name, c.scale, tensor.F32, heads); err != nil {
-			return err
-		}
+	if err := checkScale("KeyScale", key, keyScale, heads); err != nil {
+		return err
 	}
-	return nil
+	return checkScale("ValueScale", value, valueScale, heads)
+}
+
+func checkScale(name string, rows, scale *tensor.View, heads int64) error {
+	if scale.IsZero() && scale.Rank == 0 {
+		return nil
+	}
+	if !rows.DType.Float8() {
+		return &ValueError{name, scale.String(), fmt.Sprintf("no tensor: scales are for f8e4m3 and f8e5m2, not %v", rows.DType)}
+	}
+	return checkView(name, scale, tensor.F32, heads)
 }
 
 // checkCaches checks two tensors of pages of one shape but for the features,

@@ -97,6 +97,16 @@
 //  14. A code is RNE(clamp((x − zero)/scale, 0, n)), with scale and zero widened
 //     from F16, and 0 where scale is 0. In f32(code)·scale + zero the product
 //     is exact: whether the sum is fused does not matter.
+//  15. ColumnStats: w = E(t − LSE·Log2E), with Power 2 then w·w. Of a key and
+//     query head it is the chain of adds over the query tokens that see the
+//     key and lie in the Window, ascending, from +0. A query of LSE −Inf adds
+//     nothing.
+//  16. PageBounds are min x + 0 and max x + 0 of values x as rule 2 widens them
+//     (−0 becomes +0), NaN if one is. Storing them in the type of an F16 or
+//     BF16 page is exact.
+//  17. PageScores: with q⁺ = max(q, 0) and q⁻ = min(q, 0),
+//     a = fma(Max[d], q⁺[d], a) over d from +0, then a = fma(Min[d], q⁻[d], a)
+//     over d, then a·Scale.
 //
 // The Fast policy of a backend may take any order; see Policy.
 //

@@ -51,7 +51,7 @@ func (e *OutOfMemoryError) Error() string {
 	return fmt.Sprintf("%s: no memory for %d bytes", e.Backend, e.Bytes)
 }
 
-// ErrNoPlan is returned by Run and Backward before a Plan.
+// ErrNoPlan is returned by Run, Backward and ColumnStats before a Plan.
 var ErrNoPlan = errors.New("kernel: Run before Plan")
 
 // ErrClosed is returned by a kernel after Close.

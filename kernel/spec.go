@@ -96,8 +96,9 @@ type Spec struct {
 	SoftCap      float64 // with ScoreSoftCap: s ← SoftCap·tanh(s/SoftCap)
 	RelBiasStart int32   // with ScoreRelBias: i−j of the table's first entry
 
-	Policy   Policy
-	Backward bool // Backward will be called too
+	Policy      Policy
+	Backward    bool // Backward will be called too
+	ColumnStats bool // ColumnStats will be called too
 }
 
 // Group is the number of query heads that share a KV head.

@@ -9,9 +9,9 @@ import (
 )
 
 // The checks that all backends share. A backend calls Spec.Problems in
-// Attention, Batch.Validate in Plan, and Args.Validate or
-// BackwardArgs.Validate in Run, and may trust what passed. They allocate only
-// on errors.
+// Attention, Batch.Validate in Plan, and Args.Validate, BackwardArgs.Validate
+// or ColumnStatsArgs.Validate in Run, and may trust what passed. They allocate
+// only on errors.
 
 // Problems lists everything in a Spec that no backend could compute.
 func (s *Spec) Problems() []string {
@@ -400,10 +400,14 @@ func (s *Spec) checkCoded(key, value *CodedPages, b *Batch) error {
 	if err := value.check(&codedValueNames, s.Codec, size, heads, s.ValueDim, int64(s.ValueDim/s.ValueGroup)); err != nil {
 		return err
 	}
-	pages := min(key.Codes.Shape[0], value.Codes.Shape[0])
+	return checkCodedPages(b, min(key.Codes.Shape[0], value.Codes.Shape[0]), "CodedKey and CodedValue")
+}
+
+// checkCodedPages checks that the coded pages of b are below those there are.
+func checkCodedPages(b *Batch, pages int64, name string) error {
 	for i, p := range b.Pages.Indices {
 		if int64(p) >= pages && b.Pages.IsCoded(i) {
-			return &ValueError{fmt.Sprintf("Batch.Pages.Indices[%d]", i), fmt.Sprint(p), fmt.Sprintf("below the %d pages of CodedKey and CodedValue", pages)}
+			return &ValueError{fmt.Sprintf("Batch.Pages.Indices[%d]", i), fmt.Sprint(p), fmt.Sprintf("below the %d pages of %s", pages, name)}
 		}
 	}
 	return nil

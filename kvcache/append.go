@@ -9,7 +9,7 @@ import (
 
 // Append stores the rows key [tokens, KVHeads, HeadDim] and value [tokens,
 // KVHeads, ValueDim] in the slots [tokens] that Extend gave, of one layer,
-// rounded to Config.DType. A slot of −1 drops its row. The keys must be rotated
+// rounded to Config.DType, FP8 under Config.Scales. A slot of −1 drops its row. The keys must be rotated
 // as Config.KeyStorage says. Each slot may come once.
 //
 // A slot outside the cache or in a page that is free or shared is a *SlotError;
@@ -20,6 +20,7 @@ func (c *Cache) Append(layer int, slots []int32, key, value tensor.View) error {
 	}
 	args := c.appends.Get().(*kernel.AppendArgs)
 	*args = kernel.AppendArgs{Key: key, Value: value, KeyCache: c.keys[layer], ValueCache: c.values[layer], Slots: slots}
+	args.KeyScale, args.ValueScale = c.scales(layer)
 	err := c.checkAppend(args)
 	if err == nil {
 		err = c.backend.AppendKV(args)

@@ -9,15 +9,19 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-var errInjected = errors.New("injected fault")
+var (
+	errInjected = errors.New("injected fault")
+	errEncode   = errors.New("injected fault of EncodePages")
+)
 
 // hostBackend has what a cache needs of a backend, element by element. The
 // counters, if above 0, count calls down to the one that fails.
 type hostBackend struct {
-	failAlloc, failCopy, failAppend atomic.Int64
+	failAlloc, failCopy, failAppend, failEncode atomic.Int64
 
 	allocated atomic.Int64 // bytes
 	copied    atomic.Int64 // pages, of one tensor each
+	encoded   atomic.Int64 // pages, of one layer each
 }
 
 func due(n *atomic.Int64) bool { return n.Load() > 0 && n.Add(-1) == 0 }
@@ -76,9 +80,68 @@ func (b *hostBackend) CopyPages(a *kernel.CopyArgs) error {
 	return nil
 }
 
-func (*hostBackend) EncodePages(*kernel.EncodeArgs) error { return errors.ErrUnsupported }
+// EncodePages fails after the first page, so that a fault leaves half of it.
+func (b *hostBackend) EncodePages(a *kernel.EncodeArgs) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	fail := due(&b.failEncode)
+	for i := range a.Src {
+		key, value := a.Key.Slice(0, int64(a.Src[i]), int64(a.Src[i])+1), a.Value.Slice(0, int64(a.Src[i]), int64(a.Src[i])+1)
+		a.Encoded[i] = encodeRows(a.Codec, &key, &a.CodedKey, int64(a.Dst[i])) && encodeRows(a.Codec, &value, &a.CodedValue, int64(a.Dst[i]))
+		b.encoded.Add(1)
+		if fail {
+			return errEncode
+		}
+	}
+	return nil
+}
+
+// encodeRows codes the rows of one page, [1, size, heads, dim].
+func encodeRows(c kernel.Codec, x *tensor.View, to *kernel.CodedPages, page int64) bool {
+	size, heads, dim, all := x.Shape[1], x.Shape[2], x.Shape[3], true
+	row := func(slot, h int64) []uint8 {
+		return to.Codes.Bits8()[page*to.Codes.Stride[0]+slot*to.Codes.Stride[1]+h*to.Codes.Stride[2]:]
+	}
+	group := func(h, d0, d1, s0, s1 int64, index ...int64) {
+		lo, hi := x.At(0, s0, h, d0), x.At(0, s0, h, d0)
+		for s := s0; s < s1; s++ {
+			for d := d0; d < d1; d++ {
+				lo, hi = min(lo, x.At(0, s, h, d)), max(hi, x.At(0, s, h, d))
+			}
+		}
+		scale, zero, ok := c.Group(lo, hi)
+		all = all && ok
+		to.Scale.Set(tensor.F16ToF32(scale), index...)
+		to.Zero.Set(tensor.F16ToF32(zero), index...)
+		for s := s0; s < s1; s++ {
+			for d := d0; d < d1; d++ {
+				c.Put(row(s, h), int(dim), int(d), c.Encode(x.At(0, s, h, d), tensor.F16ToF32(scale), tensor.F16ToF32(zero)))
+			}
+		}
+	}
+	for h := range heads {
+		if to.Scale.Rank == 3 {
+			for d := range dim {
+				group(h, d, d+1, 0, size, page, h, d)
+			}
+			continue
+		}
+		n := dim / to.Scale.Shape[3]
+		for s := range size {
+			for g := range to.Scale.Shape[3] {
+				group(h, g*n, (g+1)*n, s, s+1, page, s, h, g)
+			}
+		}
+	}
+	return all
+}
+
 func (*hostBackend) Attention(kernel.Spec) (kernel.Attention, error) {
 	return nil, errors.ErrUnsupported
 }
 func (*hostBackend) Rotate(*kernel.RotateArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) Merge(*kernel.MergeArgs) error   { return errors.ErrUnsupported }
+
+func (*hostBackend) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }
+func (*hostBackend) PageScores(*kernel.PageScoresArgs) error { return errors.ErrUnsupported }

@@ -2,6 +2,7 @@ package kvcache
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/longctx/longctx/kernel"
@@ -16,18 +17,20 @@ type Cache struct {
 	backend kernel.Backend
 	keys    []tensor.View // [Layers] of [Pages, PageSize, KVHeads, HeadDim]
 	values  []tensor.View // [Layers] of [Pages, PageSize, KVHeads, ValueDim]
+	coded   []codedLayer  // [Layers], with Codec
 
 	appends sync.Pool // of *kernel.AppendArgs: through an interface a local one would move to the heap
 
 	mu        sync.Mutex // of all below
-	pool      pool
+	pool      pool       // of plain pages
+	codes     codes
 	sequences map[ID]*sequence
 	tokens    int64 // Σ lengths
 	extension extension
 }
 
 // New allocates a cache of empty pages on b: for each layer one tensor of keys
-// and one of values. It returns a *ValueError for a bad Config, and the
+// and one of values, and with a Codec six of coded pages. It returns a *ValueError for a bad Config, and the
 // backend's error, wrapped, where memory is short.
 func New(b kernel.Backend, c Config) (*Cache, error) {
 	if b == nil {
@@ -37,9 +40,16 @@ func New(b kernel.Backend, c Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Scales = slices.Clone(c.Scales)
+	if c.Codec != kernel.NoCodec {
+		c.ValueGroup = c.valueGroup()
+	}
 	cache := &Cache{config: c, bytes: bytes, backend: b, sequences: map[ID]*sequence{}}
 	cache.appends.New = func() any { return new(kernel.AppendArgs) }
 	for layer := range c.Layers {
+		if err := cache.allocCoded(layer); err != nil {
+			return nil, err
+		}
 		key, err := c.alloc(b, c.HeadDim)
 		if err != nil {
 			return nil, fmt.Errorf("kvcache: keys of layer %d of %d: %w", layer, c.Layers, err)
@@ -51,31 +61,67 @@ func New(b kernel.Backend, c Config) (*Cache, error) {
 		cache.keys, cache.values = append(cache.keys, key), append(cache.values, value)
 	}
 	cache.pool = newPool(c.Pages)
+	cache.codes = newCodes(&c)
 	return cache, nil
 }
 
 func (c *Config) alloc(b kernel.Backend, dim int) (tensor.View, error) {
-	shape := []int64{int64(c.Pages), int64(c.PageSize), int64(c.KVHeads), int64(dim)}
-	bytes, _ := product(append(shape, c.DType.Size())...) // a part of what Bytes checked
+	return alloc(b, c.DType, int64(c.Pages), int64(c.PageSize), int64(c.KVHeads), int64(dim))
+}
+
+func alloc(b kernel.Backend, d tensor.DType, shape ...int64) (tensor.View, error) {
+	bytes := d.Size()
+	for _, n := range shape {
+		bytes *= n // a part of what Bytes checked
+	}
 	buffer, err := b.Alloc(bytes)
 	if err != nil {
 		return tensor.View{}, err
 	}
-	v := tensor.Of(buffer, c.DType, shape...)
+	if len(shape) == 4 { // the rows of a head lie together, so that it can be read alone
+		shape[1], shape[2] = shape[2], shape[1]
+		v := tensor.Of(buffer, d, shape...).Swap(1, 2)
+		return v, v.Check()
+	}
+	v := tensor.Of(buffer, d, shape...)
 	return v, v.Check()
 }
 
-// Config returns what New was given.
+// Config returns what New was given, with ValueGroup filled in.
 func (c *Cache) Config() Config { return c.config }
 
 // KeyView is the keys of a layer, [Pages, PageSize, KVHeads, HeadDim]; no
-// tensor for a layer that is not there. Rows outside the tables of LowerKV
-// hold anything.
+// tensor for a layer that is not there. In memory a page holds all rows of one
+// head, then those of the next. Rows outside the tables of LowerKV hold
+// anything.
 func (c *Cache) KeyView(layer int) tensor.View { return viewOf(c.keys, layer) }
 
 // ValueView is the values of a layer, [Pages, PageSize, KVHeads, ValueDim], as
 // KeyView.
 func (c *Cache) ValueView(layer int) tensor.View { return viewOf(c.values, layer) }
+
+// Bind sets the fields of a that hold keys and values to those of a layer: Key
+// and Value, their scales, and the coded pages. It returns a *ValueError for a
+// layer that is not there.
+func (c *Cache) Bind(layer int, a *kernel.Args) error {
+	if err := c.checkLayer(layer); err != nil {
+		return err
+	}
+	a.Key, a.Value = c.keys[layer], c.values[layer]
+	a.KeyScale, a.ValueScale = c.scales(layer)
+	a.CodedKey, a.CodedValue = kernel.CodedPages{}, kernel.CodedPages{}
+	if c.config.Codec != kernel.NoCodec {
+		a.CodedKey, a.CodedValue = c.coded[layer].key, c.coded[layer].value
+	}
+	return nil
+}
+
+func (c *Cache) scales(layer int) (key, value tensor.View) {
+	if c.config.Scales == nil {
+		return key, value
+	}
+	return c.config.Scales[layer].Key, c.config.Scales[layer].Value
+}
 
 func viewOf(views []tensor.View, layer int) tensor.View {
 	if layer < 0 || layer >= len(views) {

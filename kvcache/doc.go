@@ -15,6 +15,21 @@
 //	}
 //
 // Extend and LowerKV allocate only to grow what they keep, Append not at all.
+// Bind hands attention all there is of a layer, with FP8 scales and coded pages.
+//
+// # Coded pages
+//
+// With Config.Codec a cache has pages of two kinds: plain ones, into which
+// tokens are stored, and coded ones of a quarter of the size or less, which are
+// never written to again (kernel.Codec). A page is due to be coded when it is
+// full and all its tokens are older than the last Residual of its sequence; so
+// what a rejected speculation takes back was not coded, if it is no more than
+// Residual tokens. Extend codes the pages due in all layers, before it adds
+// tokens, and gives the plain pages back, in the tables of the sequences it was
+// given: those of others may be in use. A sequence that shares a page with them
+// takes the coded one at its own next Extend. A page with values that the codec
+// cannot hold, a NaN for one, stays plain, and so does one for which no coded
+// page is free.
 //
 // # Three integers
 //
@@ -27,24 +42,27 @@
 //
 // CheckIntegrity tests the first five.
 //
-//  1. Every page is free or used: it is on the free list once, or in at least
-//     one table.
+//  1. Every page, plain or coded, is free or used: it is on the free list of
+//     its kind once, or in at least one table.
 //  2. The count of a page is the number of tables that hold it. No table holds
 //     a page twice.
 //  3. A sequence of n keys holds exactly ⌈n/PageSize⌉ pages; only the last may
-//     be partly filled. Key j lies in the ⌊j/PageSize⌋th, at j mod PageSize.
+//     be partly filled, and then it is plain. Key j lies in the ⌊j/PageSize⌋th, at j mod PageSize.
 //  4. A sequence of n keys has n positions, each of 0 to 2³¹−1.
 //  5. Slots and lengths are below 2³¹.
-//  6. A page in several tables is not written. Extend gives a sequence its own
+//  6. A page in several tables is not written, nor a coded one. Extend gives a sequence its own
 //     copy of a shared, partly filled last page, in all layers; Append refuses
 //     a slot whose page is shared or free.
 //  7. Every method that changes the cache does all it was asked, or returns an
-//     error and has changed nothing. Append is the exception: if the backend
-//     fails, rows of the slots it was given may have been written.
+//     error and has changed nothing. There are two exceptions. If the backend
+//     fails in Append, rows of the slots it was given may have been written.
+//     And pages that Extend has coded stay so if it then finds too few free
+//     pages, or the backend fails to copy one.
 //  8. An ID is never given twice, not even by two caches of one process.
 //
 // It follows from 6 that the rows of a sequence do not change while it holds
-// their pages, whatever is done to other sequences, its forks included.
+// their pages, whatever is done to other sequences, its forks included. Its own
+// Extend may exchange pages for coded ones of their rows.
 //
 // # Concurrency
 //
@@ -61,6 +79,6 @@
 //
 // "Until" and "while" are meant in the order in which the device works: on a
 // backend that queues its work in one stream, the order of the calls is enough.
-// The lock is held for metadata and while pages are copied, not while Append
-// stores rows.
+// The lock is held for metadata and while pages are copied and coded, not while
+// Append stores rows.
 package kvcache

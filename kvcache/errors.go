@@ -56,3 +56,15 @@ type SlotError struct {
 func (e *SlotError) Error() string {
 	return fmt.Sprintf("kvcache: slots[%d] is %d: %s", e.Index, e.Slot, e.Reason)
 }
+
+// CodedPageError reports a Truncate to a length within a coded page. Nothing
+// was changed; From and To, as lengths, are possible.
+type CodedPageError struct {
+	Sequence ID
+	Keys     int // the length asked for
+	From, To int // the page has the keys From <= j < To
+}
+
+func (e *CodedPageError) Error() string {
+	return fmt.Sprintf("kvcache: Truncate of sequence %d to %d keys, within a coded page; want %d or %d", e.Sequence, e.Keys, e.From, e.To)
+}

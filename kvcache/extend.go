@@ -30,8 +30,12 @@ type part struct {
 // sequence writes in it. Where the free pages do not suffice, the error is an
 // *OutOfPagesError. Other errors are *UnknownSequenceError, *TooLongError,
 // *ValueError for counts below 0 and for a sequence named twice, and those of
-// the backend's CopyPages. After an error nothing has changed, and slots is
-// returned as it was.
+// the backend's EncodePages and CopyPages. After an error nothing has changed,
+// but that pages may have been coded, and slots is returned as it was.
+//
+// With a Codec, the pages of the named sequences that are due are coded first,
+// counts of 0 included; those that find no free coded page stay plain and are
+// tried again the next time.
 func (c *Cache) Extend(seqs []ID, counts []int, slots []int32) ([]int32, error) {
 	return c.ExtendAt(seqs, counts, nil, slots)
 }
@@ -45,6 +49,9 @@ func (c *Cache) ExtendAt(seqs []ID, counts []int, positions, slots []int32) ([]i
 	e := &c.extension
 	defer e.reset()
 	if err := c.planExtension(seqs, counts, positions); err != nil {
+		return slots, err
+	}
+	if err := c.encodeDue(); err != nil {
 		return slots, err
 	}
 	need := c.separate()
@@ -122,6 +129,8 @@ func (c *Cache) separate() (need int64) {
 			c.pool.drop(last)
 			p.copies = true
 			need++
+		} else {
+			c.codes.rewrite(last)
 		}
 	}
 	return need

@@ -101,3 +101,53 @@ func TestPositions(t *testing.T) {
 		}
 	}
 }
+
+// codingMemory is memory that codes nothing and says it has.
+type codingMemory struct{ memory }
+
+func (codingMemory) EncodePages(a *kernel.EncodeArgs) error {
+	for i := range a.Encoded {
+		a.Encoded[i] = true
+	}
+	return nil
+}
+
+// TestCheckIntegrityFindsCoded: so is damage to what is known of coded pages.
+func TestCheckIntegrityFindsCoded(t *testing.T) {
+	for _, tt := range []struct {
+		want   string
+		damage func(c *Cache, a, b *sequence)
+	}{
+		{"", func(*Cache, *sequence, *sequence) {}},
+		{"coded page 0 is in 1 tables, 2 noted", func(c *Cache, _, _ *sequence) { c.codes.pool.refs[0]++ }},
+		{"coded page 3 is free twice", func(c *Cache, _, _ *sequence) { c.codes.pool.free[0], c.codes.pool.free[1] = 3, 3 }},
+		{"coded pages free", func(c *Cache, _, _ *sequence) { c.codes.pool.free = c.codes.pool.free[1:] }},
+		{"coded pages are shared", func(c *Cache, _, _ *sequence) { c.codes.pool.shared++ }},
+		{"holds coded page 6 of 6", func(_ *Cache, a, _ *sequence) { a.pages[0] = ^6 }},
+		{"holds coded page 1 twice", func(_ *Cache, a, _ *sequence) { a.pages[0] = ^1 }},
+		{"holds coded page 1 after its first 1 pages", func(_ *Cache, a, _ *sequence) { a.seen = 1 }},
+		{"has 3 pages that may be coded", func(_ *Cache, a, _ *sequence) { a.seen = 3 }},
+		{"coded page 5 is noted to be of page 0", func(c *Cache, _, _ *sequence) { c.codes.twin[0], c.codes.origin[5] = none, 0 }},
+		{"page 7, in 0 tables, is noted to be coded page -2", func(c *Cache, _, _ *sequence) { c.codes.twin[7] = unfit }},
+		{"page 1, in 1 tables, is noted to be coded page 4", func(c *Cache, _, _ *sequence) { c.codes.join(1, 4) }},
+	} {
+		c, err := New(codingMemory{}, Config{Layers: 1, Pages: 8, PageSize: 4, KVHeads: 1, HeadDim: 1, ValueDim: 1, DType: tensor.F32, Codec: kernel.Int8, CodedPages: 6})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := c.NewSequence()
+		_, err = c.Extend([]ID{a}, []int{9}, nil)
+		b, forkErr := c.Fork(a)
+		if err := errors.Join(err, forkErr); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Extend([]ID{a}, []int{0}, nil); err != nil {
+			t.Fatal(err)
+		}
+		tt.damage(c, c.sequences[a], c.sequences[b])
+		err = c.CheckIntegrity()
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("want %q, got %v", tt.want, err)
+		}
+	}
+}

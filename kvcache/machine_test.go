@@ -47,6 +47,9 @@ func rowsOf(c kvcache.Config, layer int, tokens []token) (key, value tensor.View
 					v.Set(element(t.value, layer, isValue, h, d), int64(i), h, d)
 				}
 			}
+			if c.Codec != kernel.NoCodec && !isValue && t.value%23 == 0 && t.value/23%c.Layers == layer {
+				v.Set(huge, int64(i), 0, 0)
+			}
 		}
 		return v
 	}
@@ -77,7 +80,9 @@ type machine struct {
 	freed   []kvcache.ID
 	tokens  int // the values given so far
 
-	fulls, faults, copies int
+	fulls, faults, copies   int
+	coded, cut, failedCodes int // pages coded, Truncates refused, faults of EncodePages
+	refused                 int // pages that cannot be coded
 }
 
 func newMachine(t testing.TB, input []byte) *machine {
@@ -87,6 +92,7 @@ func newMachine(t testing.TB, input []byte) *machine {
 		PageSize: 1 + in.below(17), Pages: 1 + in.below(24), Layers: 1 + in.below(2), KVHeads: 1 + in.below(2),
 		HeadDim: 3, ValueDim: 2, DType: tensor.F32 + tensor.DType(in.below(3)), KeyStorage: kernel.KeyStorage(in.below(2)),
 	}
+	m.chooseFormat()
 	var err error
 	if m.cache, err = kvcache.New(m.backend, m.config); err != nil {
 		t.Fatal(err)
@@ -164,7 +170,11 @@ func (m *machine) fork() string {
 func (m *machine) truncate() string {
 	id, s := m.pick()
 	n := len(s.tokens) - m.in.below(len(s.tokens)+1)
-	what := m.ok(fmt.Sprintf("Truncate(%d, %d)", id, n), m.cache.Truncate(id, n))
+	what := fmt.Sprintf("Truncate(%d, %d)", id, n)
+	if m.refusesCut(what, id, n) {
+		return what
+	}
+	m.ok(what, m.cache.Truncate(id, n))
 	if n < len(s.tokens) {
 		s.next = s.tokens[n].position
 		if n > 0 {
@@ -239,19 +249,29 @@ func (m *machine) extend() string {
 	if m.in.below(6) == 0 {
 		m.backend.failCopy.Store(1 + int64(m.in.below(2*m.config.Layers)))
 	}
+	if m.config.Codec != kernel.NoCodec && m.in.below(8) == 0 {
+		m.backend.failEncode.Store(1 + int64(m.in.below(m.config.Layers)))
+	}
 	what := fmt.Sprintf("Extend(%v, %v, %v)", ids, counts, positions)
 	before, copied := m.snapshot(), m.backend.copied.Load()
-	need, copies := m.need(ids, counts)
 	slots, err := m.cache.ExtendAt(ids, counts, positions, []int32{-7})
 	m.backend.failCopy.Store(0)
+	m.backend.failEncode.Store(0)
 	if len(slots) < 1 || slots[0] != -7 {
 		m.t.Fatalf("%s: the caller's slots were lost: %v", what, slots)
 	}
 	var full *kvcache.OutOfPagesError
+	if m.judgeCoding(what, before, ids, err) {
+		return what
+	}
+	need, copies, free := m.need(before, ids, counts)
+	if err != nil && m.config.Codec != kernel.NoCodec {
+		before = m.snapshot() // what was coded stays so; judgeCoding has seen to the rest
+	}
 	switch {
-	case need > before.stats.Free:
-		if !errors.As(err, &full) || full.Need != int64(need) || full.Free != before.stats.Free {
-			m.t.Fatalf("%s: error %v, want OutOfPages{%d, %d}", what, err, need, before.stats.Free)
+	case need > free:
+		if !errors.As(err, &full) || full.Need != int64(need) || full.Free != free {
+			m.t.Fatalf("%s: error %v, want OutOfPages{%d, %d}", what, err, need, free)
 		}
 		m.fulls++
 	case errors.Is(err, errInjected) && copies > 0:
@@ -274,23 +294,29 @@ func (m *machine) extend() string {
 
 // need is the number of pages that an extension takes, in closed form: of the
 // k sequences that are going to write in a page of r tables, all must copy it
-// if r > k, all but one otherwise.
-func (m *machine) need(ids []kvcache.ID, counts []int) (pages, copies int) {
+// if r > k, all but one otherwise. It starts from the tables before the
+// extension, without the pages that it has coded; free is what is free then.
+func (m *machine) need(before snapshot, ids []kvcache.ID, counts []int) (pages, copies, free int) {
 	size := m.config.PageSize
-	refs, writers := map[int32]int{}, map[int32]int{}
-	for id, s := range m.oracle {
-		table := m.lower(id).Pages.Indices
-		for _, page := range table {
-			refs[page]++
+	refs, writers, had := map[int32]int{}, map[int32]int{}, map[int32]bool{}
+	for i, id := range m.live {
+		was, is := table(before.batch, i), m.lower(id).Pages
+		for k, page := range was.Indices {
+			if !was.IsCoded(k) {
+				had[page] = true
+				if !is.IsCoded(k) {
+					refs[page]++
+				}
+			}
 		}
 		i := slices.Index(ids, id)
 		if i < 0 || counts[i] == 0 {
 			continue
 		}
-		n := len(s.tokens)
+		n := int(before.batch.SeqLens[slices.Index(m.live, id)])
 		pages += (n+counts[i]+size-1)/size - (n+size-1)/size
 		if n%size > 0 {
-			writers[table[len(table)-1]]++
+			writers[was.Indices[len(was.Indices)-1]]++
 		}
 	}
 	for page, k := range writers {
@@ -300,7 +326,7 @@ func (m *machine) need(ids []kvcache.ID, counts []int) (pages, copies int) {
 			copies += k - 1
 		}
 	}
-	return pages + copies, copies
+	return pages + copies, copies, before.stats.Free + len(had) - len(refs)
 }
 
 // store appends new tokens to the oracle and to all layers. A failed Append is
@@ -412,10 +438,10 @@ func (m *machine) unchanged(what string, before snapshot) {
 func (m *machine) check(what string) {
 	m.t.Helper()
 	m.ok("after "+what, m.cache.CheckIntegrity())
-	visible := make([]bool, m.config.Pages*m.config.PageSize)
+	visible, codedVisible := make([]bool, m.config.Pages*m.config.PageSize), make([]bool, m.config.CodedPages)
 	tokens := int64(0)
 	for _, id := range m.live {
-		m.checkSequence(what, id, visible)
+		m.checkSequence(what, id, visible, codedVisible)
 		tokens += int64(len(m.oracle[id].tokens))
 	}
 	if s := m.cache.Stats(); s.Tokens != tokens || s.Sequences != len(m.live) || s.Free+s.Used != m.config.Pages {
@@ -427,9 +453,14 @@ func (m *machine) check(what string) {
 			poison(m.cache, int64(slot))
 		}
 	}
+	for page, seen := range codedVisible {
+		if !seen {
+			poisonCoded(m.cache, int64(page))
+		}
+	}
 }
 
-func (m *machine) checkSequence(what string, id kvcache.ID, visible []bool) {
+func (m *machine) checkSequence(what string, id kvcache.ID, visible, codedVisible []bool) {
 	m.t.Helper()
 	want, batch, size := m.oracle[id].tokens, m.lower(id), m.config.PageSize
 	if n, err := m.cache.Len(id); err != nil || n != len(want) || batch.SeqLens[0] != int32(n) {
@@ -437,14 +468,23 @@ func (m *machine) checkSequence(what string, id kvcache.ID, visible []bool) {
 	}
 	positions, err := m.cache.Positions(id, nil)
 	m.ok("Positions", err)
+	for k, page := range batch.Pages.Indices {
+		if batch.Pages.IsCoded(k) {
+			codedVisible[page] = true
+		}
+	}
 	for layer := range m.config.Layers {
 		key, value, err := m.cache.Gather(layer, id)
 		m.ok("Gather", err)
-		wantKey, wantValue := rowsOf(m.config, layer, want)
+		wantKey, wantValue := m.storedRows(layer, want, batch)
 		cacheKey, cacheValue := m.cache.KeyView(layer), m.cache.ValueView(layer)
 		for j, tok := range want {
 			slot := int(batch.Pages.Indices[j/size])*size + j%size
-			visible[slot] = true
+			if batch.Pages.IsCoded(j / size) {
+				slot = -1
+			} else {
+				visible[slot] = true
+			}
 			if positions[j] != tok.position {
 				m.t.Fatalf("after %s: sequence %d key %d has position %d, want %d", what, id, j, positions[j], tok.position)
 			}
@@ -455,13 +495,14 @@ func (m *machine) checkSequence(what string, id kvcache.ID, visible []bool) {
 	}
 }
 
-// sameRow compares row j of want with that of dense and with the slot of cache.
+// sameRow compares row j of want with that of dense and, if it is in one, with
+// the slot of cache.
 func sameRow(want *tensor.View, j int, dense, cache *tensor.View, slot int) bool {
 	size := cache.Shape[1]
 	for h := range want.Shape[1] {
 		for d := range want.Shape[2] {
 			x := want.At(int64(j), h, d)
-			if dense.At(int64(j), h, d) != x || cache.At(int64(slot)/size, int64(slot)%size, h, d) != x {
+			if dense.At(int64(j), h, d) != x || slot >= 0 && cache.At(int64(slot)/size, int64(slot)%size, h, d) != x {
 				return false
 			}
 		}
@@ -505,7 +546,7 @@ func TestOracle(t *testing.T) {
 	if testing.Short() {
 		runs = 30
 	}
-	var fulls, faults, copies int
+	var fulls, faults, copies, coded, cut, failedCodes, refused int
 	for seed := range uint64(runs) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		input := make([]byte, 3000)
@@ -516,10 +557,14 @@ func TestOracle(t *testing.T) {
 			m := newMachine(t, input)
 			m.run()
 			fulls, faults, copies = fulls+m.fulls, faults+m.faults, copies+m.copies
+			coded, cut, failedCodes, refused = coded+m.coded, cut+m.cut, failedCodes+m.failedCodes, refused+m.refused
 		})
 	}
 	if fulls < runs || faults < runs/10 || copies < runs {
 		t.Errorf("the runs met %d full caches, %d faults and %d copies: too few to mean anything", fulls, faults, copies)
+	}
+	if coded < 5*runs || cut < runs/2 || failedCodes < runs/10 || refused < runs {
+		t.Errorf("the runs met %d coded pages, %d that cannot be, %d Truncates into one and %d faults of coding: too few to mean anything", coded, refused, cut, failedCodes)
 	}
 }
 

@@ -22,6 +22,18 @@ func TestFailedAlloc(t *testing.T) {
 	}
 }
 
+// TestFailedAllocOfCodedPages: so does each tensor of coded pages.
+func TestFailedAllocOfCodedPages(t *testing.T) {
+	for call := int64(1); call <= 16; call++ {
+		b := &hostBackend{}
+		b.failAlloc.Store(call)
+		var memory *kernel.OutOfMemoryError
+		if c, err := kvcache.New(b, smallCoded(kernel.Int8)); c != nil || !errors.As(err, &memory) {
+			t.Errorf("Alloc %d: %v, want an OutOfMemoryError", call, err)
+		}
+	}
+}
+
 // TestBytes: the estimate is what New allocates.
 func TestBytes(t *testing.T) {
 	for _, dtype := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16} {
@@ -36,7 +48,24 @@ func TestBytes(t *testing.T) {
 			t.Errorf("%v: %d bytes allocated, %d estimated (%v), %d in Stats", dtype, got, want, err, cache.Stats().Bytes)
 		}
 	}
+	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4} {
+		c := kvcache.Config{Layers: 3, Pages: 5, PageSize: 7, KVHeads: 2, HeadDim: 24, ValueDim: 40, DType: tensor.F8E4M3, Codec: codec, CodedPages: 11, ValueGroup: 10}
+		b := &hostBackend{}
+		cache, err := kvcache.New(b, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := kvcache.Bytes(c)
+		if got := b.allocated.Load(); err != nil || got != want || cache.Stats().Bytes != want {
+			t.Errorf("%v: %d bytes allocated, %d estimated (%v), %d in Stats", codec, got, want, err, cache.Stats().Bytes)
+		}
+	}
 	// Llama-3 8B at 128k: 32 layers, 8 KV heads of 128, bf16: 16 GiB.
+	// in pages of 128 of int4, 4.5 bits a value and 4.25 a key: 4.375 of 16
+	q := kvcache.Config{Layers: 32, Pages: 2, PageSize: 128, KVHeads: 8, HeadDim: 128, ValueDim: 128, DType: tensor.BF16, Codec: kernel.Int4, CodedPages: 1022}
+	if n, err := kvcache.Bytes(q); n != 1022*(4<<30)*35/32/1024+2*(16<<20) || err != nil {
+		t.Errorf("%d bytes (%v) in int4", n, err)
+	}
 	c := kvcache.Config{Layers: 32, Pages: 8192, PageSize: 16, KVHeads: 8, HeadDim: 128, ValueDim: 128, DType: tensor.BF16}
 	if n, err := kvcache.Bytes(c); n != 16<<30 || err != nil {
 		t.Errorf("%d bytes (%v), want 16 GiB", n, err)
@@ -46,14 +75,23 @@ func TestBytes(t *testing.T) {
 // TestConfigRefused: each bad Config is a ValueError that names the field.
 func TestConfigRefused(t *testing.T) {
 	for want, change := range map[string]func(*kvcache.Config){
-		"Config.Layers":         func(c *kvcache.Config) { c.Layers = 0 },
-		"Config.Pages":          func(c *kvcache.Config) { c.Pages = -1 },
-		"Config.PageSize":       func(c *kvcache.Config) { c.PageSize = math.MaxInt },
-		"Config.KVHeads":        func(c *kvcache.Config) { c.KVHeads = 0 },
-		"Config.HeadDim":        func(c *kvcache.Config) { c.HeadDim = 0 },
-		"Config.ValueDim":       func(c *kvcache.Config) { c.ValueDim = 0 },
-		"Config.DType":          func(c *kvcache.Config) { c.DType = 0 },
-		"Config.KeyStorage":     func(c *kvcache.Config) { c.KeyStorage = 2 },
+		"Config.Layers":     func(c *kvcache.Config) { c.Layers = 0 },
+		"Config.Pages":      func(c *kvcache.Config) { c.Pages = -1 },
+		"Config.PageSize":   func(c *kvcache.Config) { c.PageSize = math.MaxInt },
+		"Config.KVHeads":    func(c *kvcache.Config) { c.KVHeads = 0 },
+		"Config.HeadDim":    func(c *kvcache.Config) { c.HeadDim = 0 },
+		"Config.ValueDim":   func(c *kvcache.Config) { c.ValueDim = 0 },
+		"Config.DType":      func(c *kvcache.Config) { c.DType = 0 },
+		"Config.KeyStorage": func(c *kvcache.Config) { c.KeyStorage = 2 },
+		"Config.Codec":      func(c *kvcache.Config) { *c = smallCoded(3) },
+		"Config.CodedPages": func(c *kvcache.Config) { *c = smallCoded(kernel.Int8); c.CodedPages = 0 },
+		"Config.ValueGroup": func(c *kvcache.Config) { *c = smallCoded(kernel.Int8); c.ValueGroup = 3 },
+		"Config.Residual":   func(c *kvcache.Config) { *c = smallCoded(kernel.Int8); c.Residual = 6 },
+		"Config.Scales":     func(c *kvcache.Config) { c.Scales = make([]kvcache.Scales, 2) },
+		"Config.Scales[1]": func(c *kvcache.Config) {
+			c.DType, c.Scales = tensor.F8E5M2, make([]kvcache.Scales, 2)
+			c.Scales[1].Value = tensor.New(tensor.F32, 2)
+		},
 		"Config.Pages·PageSize": func(c *kvcache.Config) { c.Pages, c.PageSize = 1<<20, 1<<11 },
 		"Config":                func(c *kvcache.Config) { c.Layers, c.Pages, c.KVHeads, c.HeadDim = 1<<20, 1<<28, 1<<20, 1<<20 },
 	} {
@@ -65,6 +103,22 @@ func TestConfigRefused(t *testing.T) {
 		}
 		if _, err := kvcache.Bytes(c); !errors.As(err, &value) {
 			t.Errorf("%s: Bytes gave %v", want, err)
+		}
+	}
+	for want, change := range map[string]func(*kvcache.Config){
+		"Config.DType":      func(c *kvcache.Config) { c.DType = tensor.U8 },
+		"Config.Residual":   func(c *kvcache.Config) { c.Residual = -4 },
+		"Config.HeadDim":    func(c *kvcache.Config) { c.HeadDim = 12 },
+		"Config.ValueDim":   func(c *kvcache.Config) { c.ValueDim = 1 << 20 },
+		"Config.ValueGroup": func(c *kvcache.Config) { c.Codec, c.CodedPages = kernel.NoCodec, 0; c.ValueGroup = 4 },
+		"Config.CodedPages": func(c *kvcache.Config) { c.Codec = kernel.NoCodec },
+		"Config":            func(c *kvcache.Config) { c.Layers, c.CodedPages, c.KVHeads = 1<<28, 1<<28, 1<<28 },
+	} {
+		c := smallCoded(kernel.Int4)
+		change(&c)
+		var value *kvcache.ValueError
+		if _, err := kvcache.New(&hostBackend{}, c); !errors.As(err, &value) || value.Name != want {
+			t.Errorf("%s: error %v", want, err)
 		}
 	}
 	if _, err := kvcache.New(nil, small()); err == nil {

@@ -14,7 +14,8 @@ var lastID atomic.Uint64
 
 // sequence is the table of one sequence.
 type sequence struct {
-	pages     []int32   // in the order of the keys
+	pages     []int32   // in the order of the keys; coded page p is ^p
+	seen      int       // pages before this one are coded or cannot be; those from it on are plain
 	positions positions // one for each key: their number is the length
 	extension uint64    // the last Extend that named the sequence
 }
@@ -55,15 +56,19 @@ func (c *Cache) Fork(id ID) (ID, error) {
 		return 0, err
 	}
 	for _, page := range s.pages {
-		c.pool.hold(page)
+		c.hold(page)
 	}
-	return c.add(&sequence{pages: slices.Clone(s.pages), positions: s.positions.clone()}), nil
+	return c.add(&sequence{pages: slices.Clone(s.pages), seen: s.seen, positions: s.positions.clone()}), nil
 }
 
 // Truncate keeps the first n keys of a sequence and lets go of the pages past
 // them, as a rejected speculation needs. The next token gets, by default, the
 // position of the first key removed, or the one after the last key kept if
 // that is larger. n is 0 to Len.
+//
+// An n within a coded page, which cannot be appended to, is a *CodedPageError,
+// and nothing has changed. It is none from L − Residual on, L being the largest
+// length that the sequence had when it was extended.
 func (c *Cache) Truncate(id ID, n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,10 +79,14 @@ func (c *Cache) Truncate(id ID, n int) error {
 	if n < 0 || n > s.len() {
 		return valueError("Truncate: n", n, "0 to the length %d", s.len())
 	}
+	size := c.config.PageSize
+	if at := n / size; n%size != 0 && s.pages[at] < 0 {
+		return &CodedPageError{Sequence: id, Keys: n, From: at * size, To: (at + 1) * size}
+	}
 	c.tokens -= int64(s.len() - n)
 	keep := c.pagesFor(n)
-	c.pool.dropAll(s.pages[keep:])
-	s.pages = s.pages[:keep]
+	c.dropAll(s.pages[keep:])
+	s.pages, s.seen = s.pages[:keep], min(s.seen, n/size)
 	s.positions.truncate(n)
 	return nil
 }
@@ -110,8 +119,9 @@ func (c *Cache) Drop(id ID, from, to int) error {
 		return valueError("Drop: to", to, "a multiple of PageSize %d, or the length %d", size, n)
 	}
 	first, end := from/size, c.pagesFor(to)
-	c.pool.dropAll(s.pages[first:end])
+	c.dropAll(s.pages[first:end])
 	s.pages = slices.Delete(s.pages, first, end)
+	s.seen -= max(min(s.seen, end)-first, 0)
 	s.positions.drop(from, to)
 	c.tokens -= int64(to - from)
 	return nil
@@ -125,7 +135,7 @@ func (c *Cache) Free(id ID) error {
 	if err != nil {
 		return err
 	}
-	c.pool.dropAll(s.pages)
+	c.dropAll(s.pages)
 	c.tokens -= int64(s.len())
 	delete(c.sequences, id)
 	return nil

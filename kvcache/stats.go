@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/longctx/longctx/kernel"
 )
 
 // Stats is what a Cache holds at one moment.
@@ -12,8 +14,10 @@ type Stats struct {
 	Sequences int
 	Tokens    int64 // Σ lengths; a key that two sequences share counts twice
 
-	Pages, Free, Used int // Free + Used = Pages
+	Pages, Free, Used int // plain pages: Free + Used = Pages
 	Shared            int // of Used: in more than one sequence
+
+	CodedPages, CodedFree, CodedUsed, CodedShared int // as above, of coded pages
 
 	Bytes, UsedBytes int64 // of all layers' keys and values; of the used pages
 }
@@ -23,10 +27,13 @@ func (c *Cache) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	pages, free := c.config.Pages, len(c.pool.free)
+	coded, codedFree := c.config.CodedPages, len(c.codes.pool.free)
+	plainBytes, codedBytes, _ := c.config.pageBytes()
 	return Stats{
 		Sequences: len(c.sequences), Tokens: c.tokens,
 		Pages: pages, Free: free, Used: pages - free, Shared: c.pool.shared,
-		Bytes: c.bytes, UsedBytes: c.bytes / int64(pages) * int64(pages-free),
+		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree, CodedShared: c.codes.pool.shared,
+		Bytes: c.bytes, UsedBytes: plainBytes*int64(pages-free) + codedBytes*int64(coded-codedFree),
 	}
 }
 
@@ -40,21 +47,25 @@ func (c *Cache) CheckIntegrity() error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("kvcache: internal error: "+format, args...))
 	}
-	refs := make([]int32, c.config.Pages)
+	refs, coded := make([]int32, c.config.Pages), make([]int32, c.config.CodedPages)
 	tokens := int64(0)
 	for id, s := range c.sequences {
 		tokens += int64(s.len())
-		c.checkSequence(id, s, refs, fault)
+		c.checkSequence(id, s, refs, coded, fault)
 	}
 	if tokens != c.tokens {
 		fault("%d tokens counted, %d noted", tokens, c.tokens)
 	}
-	c.checkPool(refs, fault)
+	c.pool.check("page", refs, fault)
+	if c.config.Codec != kernel.NoCodec {
+		c.codes.pool.check("coded page", coded, fault)
+		c.codes.check(refs, coded, fault)
+	}
 	return errors.Join(faults...)
 }
 
-// checkSequence adds the pages of s to refs.
-func (c *Cache) checkSequence(id ID, s *sequence, refs []int32, fault func(string, ...any)) {
+// checkSequence adds the pages of s to refs and coded.
+func (c *Cache) checkSequence(id ID, s *sequence, refs, coded []int32, fault func(string, ...any)) {
 	if id == 0 || uint64(id) > lastID.Load() {
 		fault("sequence %d has an ID that was not given", id)
 	}
@@ -66,22 +77,50 @@ func (c *Cache) checkSequence(id ID, s *sequence, refs []int32, fault func(strin
 		slices.ContainsFunc(p.rest, func(x int32) bool { return x < 0 }) {
 		fault("sequence %d has positions %d and %d others, next %d", id, p.identity, len(p.rest), p.next)
 	}
+	if s.seen < 0 || s.seen > s.len()/c.config.PageSize {
+		fault("sequence %d of %d keys has %d pages that may be coded", id, s.len(), s.seen)
+	}
 	seen := make(map[int32]bool, len(s.pages))
-	for _, page := range s.pages {
-		if page < 0 || int(page) >= len(refs) {
-			fault("sequence %d holds page %d of %d", id, page, len(refs))
+	for k, page := range s.pages {
+		count, kind, at := refs, "page", page
+		if page < 0 {
+			count, kind, at = coded, "coded page", ^page
+			if k >= s.seen {
+				fault("sequence %d holds coded page %d after its first %d pages", id, at, s.seen)
+			}
+		}
+		if at < 0 || int(at) >= len(count) {
+			fault("sequence %d holds %s %d of %d", id, kind, at, len(count))
 			continue
 		}
 		if seen[page] {
-			fault("sequence %d holds page %d twice", id, page)
+			fault("sequence %d holds %s %d twice", id, kind, at)
 		}
 		seen[page] = true
-		refs[page]++
+		count[at]++
 	}
 }
 
-// checkPool compares the pool with the pages counted in tables.
-func (c *Cache) checkPool(refs []int32, fault func(string, ...any)) {
+// check compares what is noted of plain pages and those coded of them. It
+// knows how many tables hold each.
+func (n *codes) check(refs, coded []int32, fault func(string, ...any)) {
+	for page, twin := range n.twin {
+		if twin == none {
+			continue
+		}
+		if twin >= 0 && (int(twin) >= len(coded) || n.origin[twin] != int32(page) || coded[twin] == 0) || twin < unfit || refs[page] == 0 {
+			fault("page %d, in %d tables, is noted to be coded page %d", page, refs[page], twin)
+		}
+	}
+	for page, origin := range n.origin {
+		if origin != none && (origin < 0 || int(origin) >= len(refs) || n.twin[origin] != int32(page)) {
+			fault("coded page %d is noted to be of page %d", page, origin)
+		}
+	}
+}
+
+// check compares a pool with the pages of its kind counted in tables.
+func (p *pool) check(kind string, refs []int32, fault func(string, ...any)) {
 	used, shared := 0, 0
 	for page, n := range refs {
 		if n > 0 {
@@ -90,25 +129,25 @@ func (c *Cache) checkPool(refs []int32, fault func(string, ...any)) {
 		if n > 1 {
 			shared++
 		}
-		if c.pool.refs[page] != n {
-			fault("page %d is in %d tables, %d noted", page, n, c.pool.refs[page])
+		if p.refs[page] != n {
+			fault("%s %d is in %d tables, %d noted", kind, page, n, p.refs[page])
 		}
 	}
-	if shared != c.pool.shared {
-		fault("%d pages are shared, %d noted", shared, c.pool.shared)
+	if shared != p.shared {
+		fault("%d %ss are shared, %d noted", shared, kind, p.shared)
 	}
-	if free := len(c.pool.free); free+used != c.config.Pages {
-		fault("%d pages free + %d used, want %d", free, used, c.config.Pages)
+	if free := len(p.free); free+used != len(refs) {
+		fault("%d %ss free + %d used, want %d", free, kind, used, len(refs))
 	}
 	seen := make([]bool, len(refs))
-	for _, page := range c.pool.free {
+	for _, page := range p.free {
 		switch {
 		case page < 0 || int(page) >= len(refs):
-			fault("page %d of %d is free", page, len(refs))
+			fault("%s %d of %d is free", kind, page, len(refs))
 		case seen[page]:
-			fault("page %d is free twice", page)
+			fault("%s %d is free twice", kind, page)
 		case refs[page] > 0:
-			fault("page %d is free and in %d tables", page, refs[page])
+			fault("%s %d is free and in %d tables", kind, page, refs[page])
 		default:
 			seen[page] = true
 		}

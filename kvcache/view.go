@@ -57,10 +57,16 @@ func (v *View) LowerKV(dst *kernel.Batch) error {
 	dst.KeyStart = dst.KeyStart[:0]
 	dst.SeqLens = dst.SeqLens[:0]
 	t := &dst.Pages
-	t.Indptr, t.Indices = append(t.Indptr[:0], 0), t.Indices[:0]
+	t.Indptr, t.Indices, t.Coded = append(t.Indptr[:0], 0), t.Indices[:0], t.Coded[:0]
 	for _, s := range v.found {
 		dst.SeqLens = append(dst.SeqLens, int32(s.len()))
-		t.Indices = append(t.Indices, s.pages...)
+		if v.cache.config.Codec == kernel.NoCodec {
+			t.Indices = append(t.Indices, s.pages...)
+		} else {
+			for _, page := range s.pages {
+				t.Indices, t.Coded = append(t.Indices, max(page, ^page)), append(t.Coded, page < 0)
+			}
+		}
 		t.Indptr = append(t.Indptr, int32(len(t.Indices)))
 	}
 	return nil

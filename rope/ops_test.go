@@ -15,10 +15,12 @@ import (
 // kernel.RotateArgs and RotaryTable alone.
 type reference struct{}
 
-func (reference) AppendKV(*kernel.AppendArgs) error    { return errors.ErrUnsupported }
-func (reference) CopyPages(*kernel.CopyArgs) error     { return errors.ErrUnsupported }
-func (reference) EncodePages(*kernel.EncodeArgs) error { return errors.ErrUnsupported }
-func (reference) Merge(*kernel.MergeArgs) error        { return errors.ErrUnsupported }
+func (reference) AppendKV(*kernel.AppendArgs) error       { return errors.ErrUnsupported }
+func (reference) CopyPages(*kernel.CopyArgs) error        { return errors.ErrUnsupported }
+func (reference) EncodePages(*kernel.EncodeArgs) error    { return errors.ErrUnsupported }
+func (reference) Merge(*kernel.MergeArgs) error           { return errors.ErrUnsupported }
+func (reference) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }
+func (reference) PageScores(*kernel.PageScoresArgs) error { return errors.ErrUnsupported }
 func (reference) Rotate(a *kernel.RotateArgs) error {
 	half := a.Dim / 2
 	for t, row := range a.Rows {

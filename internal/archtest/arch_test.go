@@ -27,10 +27,12 @@ var allowed = map[string][]string{
 	"kernel/kerneltest": {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
 	"cpu":               {"kernel", "tensor", "cpu/internal/vec", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":  {"kernel", "tensor", "golang.org/x/sys/cpu"},
+	"cpu/roof":          {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
 	"cuda":              {"kernel", "tensor"},
 	"backend":           {"kernel", "cpu", "cuda"},
 
 	"cpu/internal/vec/asmgen/amd64": {},
+	"cpu/internal/vec/asmgen/arm64": {"kernel"},
 }
 
 // anything may be imported by these, and nothing imports them.

@@ -27,15 +27,18 @@ var table = sync.OnceValue(func() []Case {
 	t.extremes()
 	t.formats()
 	t.gradients()
+	t.columnStats()
 	t.identities()
+	t.statsIdentities()
 	t.operations()
+	t.pageOperations()
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
 	return t.cases
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "identity", "append", "encode", "copy", "rotate", "merge", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "errors"}
 
 type builder struct{ cases []Case }
 
@@ -174,6 +177,7 @@ func (t *builder) paging() {
 func (t *builder) batches() {
 	t.attention("batch/mixed", config(4, 2, 16), mixed())
 	t.attention("batch/nothing-to-ask", config(4, 2, 16), step([]int{0, 0}, []int{5, 0}))
+	t.attention("batch/nothing-to-ask/long", config(4, 2, 16), step([]int{0}, []int{600}))
 	t.attention("batch/no-keys", config(2, 1, 16), step([]int{2, 1}, []int{0, 0}))
 	t.attention("batch/more-queries-than-keys", config(2, 1, 16), step([]int{70, 9}, []int{3, 8}))
 	t.attention("batch/more-queries-than-keys/bidirectional", config(2, 1, 16, masked(attention.Bidirectional())), step([]int{70, 9}, []int{3, 8}))

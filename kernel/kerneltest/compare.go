@@ -109,7 +109,7 @@ func differ(name string, got, want *words) (bad int, detail string) {
 
 // fields are the tensors of a reference, as those of an answer.
 func (r *reference) fields() map[string][]float64 {
-	return map[string][]float64{"Out": r.out, "LSE": r.lse, "DQuery": r.dquery, "DKey": r.dkey, "DValue": r.dvalue}
+	return map[string][]float64{"Out": r.out, "LSE": r.lse, "DQuery": r.dquery, "DKey": r.dkey, "DValue": r.dvalue, "ColumnStats": r.stats}
 }
 
 // judge compares an answer with the oracle by the rule of its policy.

@@ -17,6 +17,7 @@ type setting struct {
 	batch kernel.Batch
 	args  kernel.Args
 	grads kernel.BackwardArgs
+	stats kernel.ColumnStatsArgs
 
 	*memory
 	blocks map[string]*block
@@ -27,7 +28,7 @@ func newSetting(m *memory, pageSize int, codec kernel.Codec) (*setting, error) {
 	const tokens, keys = 3, 8
 	s := &setting{memory: m, blocks: map[string]*block{}}
 	s.spec = kernel.Spec{Heads: 2, KVHeads: 1, HeadDim: 4, ValueDim: 6, DType: tensor.F32, KVDType: tensor.F32, PageSize: pageSize,
-		Terms: 1, RotaryDim: 4, Scale: 0.5, Backward: pageSize == 0,
+		Terms: 1, RotaryDim: 4, Scale: 0.5, Backward: pageSize == 0, ColumnStats: true,
 		Masks: kernel.MaskPrefix | kernel.MaskDocument | kernel.MaskTree | kernel.MaskBlocks}
 	rows := kernel.RowMap{Count: 8}
 	s.batch = kernel.Batch{
@@ -59,7 +60,7 @@ func newSetting(m *memory, pageSize int, codec kernel.Codec) (*setting, error) {
 		{"Query", &s.args.Query, false, []int64{tokens, 2, 4}}, {"Key", &s.args.Key, false, key}, {"Value", &s.args.Value, false, value},
 		{"Out", &s.args.Out, true, []int64{tokens, 2, 6}}, {"LSE", &s.args.LSE, true, []int64{tokens, 2}},
 		{"DOut", &s.grads.DOut, false, []int64{tokens, 2, 6}}, {"DQuery", &s.grads.DQuery, true, []int64{tokens, 2, 4}},
-		{"DKey", &s.grads.DKey, true, key}, {"DValue", &s.grads.DValue, true, value},
+		{"DKey", &s.grads.DKey, true, key}, {"DValue", &s.grads.DValue, true, value}, {"ColumnStats", &s.stats.Out, true, []int64{keys, 2}},
 	} {
 		if !v.view.IsZero() { // keys and values of few bits
 			continue
@@ -74,15 +75,16 @@ func newSetting(m *memory, pageSize int, codec kernel.Codec) (*setting, error) {
 	}
 	a, g := &s.args, &s.grads
 	g.Query, g.Key, g.Value, g.Out, g.LSE = a.Query, a.Key, a.Value, a.Out, a.LSE
+	s.stats = kernel.ColumnStatsArgs{Query: a.Query, Key: a.Key, KeyScale: a.KeyScale, CodedKey: a.CodedKey, LSE: a.LSE, Out: s.stats.Out, Power: 1}
 	return s, nil
 }
 
 // code makes FP8 plain pages with scales of those there are, and codes two
-// pages beside them.
+// pages beside them, one of an index that no plain page has.
 func (s *setting) code(codec kernel.Codec) error {
 	s.spec.Codec, s.spec.ValueGroup, s.spec.KVDType = codec, 3, tensor.F8E4M3
 	s.batch.Pages.Coded = []bool{false, false, true, true, false}
-	s.batch.Pages.Indices = []int32{4, 0, 1, 0, 3}
+	s.batch.Pages.Indices = []int32{4, 0, 6, 0, 3}
 	size := int64(s.spec.PageSize)
 	for _, v := range []struct {
 		name  string
@@ -92,12 +94,12 @@ func (s *setting) code(codec kernel.Codec) error {
 	}{
 		{"Key", tensor.F8E4M3, &s.args.Key, []int64{5, size, 1, 4}}, {"Value", tensor.F8E4M3, &s.args.Value, []int64{5, size, 1, 6}},
 		{"KeyScale", tensor.F32, &s.args.KeyScale, []int64{1}}, {"ValueScale", tensor.F32, &s.args.ValueScale, []int64{1}},
-		{"CodedKey.Codes", tensor.U8, &s.args.CodedKey.Codes, []int64{2, size, 1, 4}},
-		{"CodedKey.Scale", tensor.F16, &s.args.CodedKey.Scale, []int64{2, 1, 4}},
-		{"CodedKey.Zero", tensor.F16, &s.args.CodedKey.Zero, []int64{2, 1, 4}},
-		{"CodedValue.Codes", tensor.U8, &s.args.CodedValue.Codes, []int64{2, size, 1, 6}},
-		{"CodedValue.Scale", tensor.F16, &s.args.CodedValue.Scale, []int64{2, size, 1, 2}},
-		{"CodedValue.Zero", tensor.F16, &s.args.CodedValue.Zero, []int64{2, size, 1, 2}},
+		{"CodedKey.Codes", tensor.U8, &s.args.CodedKey.Codes, []int64{7, size, 1, 4}},
+		{"CodedKey.Scale", tensor.F16, &s.args.CodedKey.Scale, []int64{7, 1, 4}},
+		{"CodedKey.Zero", tensor.F16, &s.args.CodedKey.Zero, []int64{7, 1, 4}},
+		{"CodedValue.Codes", tensor.U8, &s.args.CodedValue.Codes, []int64{7, size, 1, 6}},
+		{"CodedValue.Scale", tensor.F16, &s.args.CodedValue.Scale, []int64{7, size, 1, 2}},
+		{"CodedValue.Zero", tensor.F16, &s.args.CodedValue.Zero, []int64{7, size, 1, 2}},
 	} {
 		b, err := s.put(v.name, v.dtype, Layout{}, false, true, v.shape...)
 		if err != nil {
@@ -232,7 +234,7 @@ func batchFaults() []fault {
 		coded("flags-short", func(b *kernel.Batch) { b.Pages.Coded = b.Pages.Coded[:4] }),
 		coded("flags-long", func(b *kernel.Batch) { b.Pages.Coded = append(b.Pages.Coded, false) }),
 		coded("index-negative", func(b *kernel.Batch) { b.Pages.Indices[2] = -1 }),
-		coded("index-too-large", func(b *kernel.Batch) { b.Pages.Indices[2] = 2 }),
+		coded("index-too-large", func(b *kernel.Batch) { b.Pages.Indices[2] = 7 }),
 		coded("plain-index-too-large", func(b *kernel.Batch) { b.Pages.Indices[0] = 5 }),
 	}
 }
@@ -307,6 +309,7 @@ func (t *builder) errors() {
 			t.spoiled(fault{name: name, spoil: func(s *setting) { s.spec.Scores = kernel.ScoreSlopes << i }}, atRun)
 		})
 	}
+	t.statsErrors()
 	e("order", (*trial).order)
 	t.operationErrors()
 }
@@ -319,6 +322,7 @@ const (
 	atPlan
 	atRun
 	atBackward
+	atColumnStats
 )
 
 // call goes through a setting's stages to the last and returns the first
@@ -337,10 +341,13 @@ func (t *trial) call(s *setting, last stage) (stage, error) {
 		}
 		return atPlan, err
 	}
-	if last != atBackward {
-		return atRun, k.Run(&s.args)
+	switch last {
+	case atBackward:
+		return last, k.Backward(&s.grads)
+	case atColumnStats:
+		return last, k.ColumnStats(&s.stats)
 	}
-	return atBackward, k.Backward(&s.grads)
+	return atRun, k.Run(&s.args)
 }
 
 func (t *trial) spoiled(f fault, last stage) {
@@ -407,21 +414,26 @@ func (t *trial) valid(page int, codec kernel.Codec) {
 		if _, err := t.call(s, last); err != nil {
 			return err
 		}
+		if _, err := t.call(s, atColumnStats); err != nil {
+			return err
+		}
 		s.batch = kernel.Batch{QueryStart: []int32{0}, Terms: s.batch.Terms, Rotary: s.batch.Rotary, Blocks: kernel.BlockSparse{QueryBlock: 1, KeyBlock: 1}}
 		if page > 0 {
 			s.batch.Pages = kernel.BlockTable{Indptr: []int32{0}}
 		}
-		for _, v := range []*tensor.View{&s.args.Query, &s.args.Out, &s.args.LSE} {
+		for _, v := range []*tensor.View{&s.args.Query, &s.args.Out, &s.args.LSE, &s.stats.Query, &s.stats.LSE, &s.stats.Out} {
 			v.Shape[0] = 0
 		}
-		if _, err := t.call(s, atRun); err != nil {
-			return fmt.Errorf("a Batch of no sequences: %w", err)
+		for _, last := range []stage{atRun, atColumnStats} {
+			if _, err := t.call(s, last); err != nil {
+				return fmt.Errorf("a Batch of no sequences: %w", err)
+			}
 		}
 		return nil
 	})
 }
 
-// order: Run and Backward want a Plan, and nothing works after Close.
+// order: Run, Backward and ColumnStats want a Plan, and nothing works after Close.
 func (t *trial) order() {
 	t.with(func(m *memory) error {
 		s, err := newSetting(m, 0, kernel.NoCodec)
@@ -437,10 +449,12 @@ func (t *trial) order() {
 		for name, c := range map[string]struct{ got, want error }{
 			"Run before Plan":      {k.Run(&s.args), kernel.ErrNoPlan},
 			"Backward before Plan": {k.Backward(&s.grads), kernel.ErrNoPlan},
+			"Stats before Plan":    {k.ColumnStats(&s.stats), kernel.ErrNoPlan},
 			"Close":                {k.Close(), nil},
 			"Plan after Close":     {k.Plan(&s.batch), kernel.ErrClosed},
 			"Run after Close":      {k.Run(&s.args), kernel.ErrClosed},
 			"Backward after Close": {k.Backward(&s.grads), kernel.ErrClosed},
+			"Stats after Close":    {k.ColumnStats(&s.stats), kernel.ErrClosed},
 		} {
 			if !errors.Is(c.got, c.want) {
 				t.wrong("%s gives %v, want %v", name, c.got, c.want)

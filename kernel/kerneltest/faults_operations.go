@@ -14,6 +14,9 @@ type operands struct {
 	rotate   kernel.RotateArgs
 	merge    kernel.MergeArgs
 	encode   kernel.EncodeArgs
+
+	pageBounds kernel.PageBoundsArgs
+	pageScores kernel.PageScoresArgs
 }
 
 func newOperands(m *memory) (*operands, error) {
@@ -23,6 +26,8 @@ func newOperands(m *memory) (*operands, error) {
 	o.copy.Src, o.copy.Dst = []int32{0, 1}, []int32{2, 3}
 	o.encode.Codec, o.encode.Src, o.encode.Dst, o.encode.Encoded = kernel.Int8, []int32{2, 0}, []int32{0, 2}, make([]bool, 2)
 	k, v := &o.encode.CodedKey, &o.encode.CodedValue
+	o.pageBounds.Pages, o.pageBounds.Rows = []int32{3, 1}, []int32{2, 2}
+	o.pageScores = kernel.PageScoresArgs{QueryStart: []int32{0, 2, 3}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}, Scale: 1}
 	o.rotate = kernel.RotateArgs{Rows: []int32{0, -1, 3}, Table: table, Dim: 4}
 	for _, v := range []struct {
 		view   *tensor.View
@@ -38,6 +43,9 @@ func newOperands(m *memory) (*operands, error) {
 		{&o.merge.OutA, false, []int64{3, 2, 6}}, {&o.merge.LSEA, false, []int64{3, 2}},
 		{&o.merge.OutB, false, []int64{3, 2, 6}}, {&o.merge.LSEB, false, []int64{3, 2}},
 		{&o.merge.Out, true, []int64{3, 2, 6}}, {&o.merge.LSE, true, []int64{3, 2}},
+		{&o.pageBounds.Key, false, []int64{4, 2, 2, 4}}, {&o.pageBounds.Min, true, []int64{4, 2, 4}}, {&o.pageBounds.Max, true, []int64{4, 2, 4}},
+		{&o.pageScores.Query, false, []int64{3, 4, 4}}, {&o.pageScores.Min, false, []int64{4, 2, 4}}, {&o.pageScores.Max, false, []int64{4, 2, 4}},
+		{&o.pageScores.Out, true, []int64{3, 4, 2}},
 	} {
 		dtype := tensor.F32
 		switch v.view {
@@ -82,13 +90,21 @@ var calls = []struct {
 	{"merge", func(b kernel.Backend, o *operands) error { return b.Merge(&o.merge) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.merge.OutA, &o.merge.LSEA, &o.merge.OutB, &o.merge.LSEB, &o.merge.Out, &o.merge.LSE}
 	}},
+	{"pagebounds", func(b kernel.Backend, o *operands) error { return b.PageBounds(&o.pageBounds) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.pageBounds.Key, &o.pageBounds.Min, &o.pageBounds.Max}
+	}},
+	{"pagescores", func(b kernel.Backend, o *operands) error { return b.PageScores(&o.pageScores) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.pageScores.Query, &o.pageScores.Min, &o.pageScores.Max, &o.pageScores.Out}
+	}},
 }
 
-// operandFaults spoil what is not a view.
-var operandFaults = map[string][]struct {
+// operandFault spoils what is not a view.
+type operandFault struct {
 	name  string
 	spoil func(o *operands)
-}{
+}
+
+var operandFaults = map[string][]operandFault{
 	"append": {
 		{"slot-too-large", func(o *operands) { o.appendKV.Slots[0] = 8 }},
 		{"slot-negative", func(o *operands) { o.appendKV.Slots[0] = -2 }},
@@ -158,6 +174,8 @@ var operandFaults = map[string][]struct {
 		{"f8", func(o *operands) { o.merge.Out = tensor.New(tensor.F8E5M2, 3, 2, 6) }},
 		{"zero", func(o *operands) { o.merge = kernel.MergeArgs{} }},
 	},
+	"pagebounds": boundsFaults,
+	"pagescores": scoresFaults,
 }
 
 func (t *builder) operationErrors() {

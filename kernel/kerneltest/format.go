@@ -89,8 +89,11 @@ func encode(d tensor.DType, x float64) uint32 {
 		}
 		_, e := math.Frexp(a)
 		return sign | uint32(e-1-least)<<(digits-1) + n
-	case tensor.U8:
-		return uint32(x)
+	case tensor.U8: // a byte has no NaN, and Go's conversion of one is the machine's own
+		if !(x > 0) {
+			return 0
+		}
+		return uint32(min(x, 255))
 	}
 	return f
 }

@@ -380,7 +380,7 @@ func (t *trial) gradientAlone() {
 	}
 }
 
-// Same computes a case of op attention or backward with several backends, for
+// Same computes a case of op attention, backward or columnstats with several backends, for
 // example of different numbers of workers, and reports bits that differ from
 // those of the first.
 func Same(c Case, policy kernel.Policy, backends ...kernel.Backend) Result {

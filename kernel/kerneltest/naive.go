@@ -28,6 +28,7 @@ func solve32(g *geometry, in *inputs, how manner) *reference {
 		lse: make([]float64, g.tokens()*c.Heads),
 	}
 	n.dquery, n.dkey, n.dvalue = make([]float32, len(in.query)), make([]float32, len(in.key)), make([]float32, len(in.value))
+	n.stats = make([]float32, g.keys()*c.Heads)
 	for s := range g.Step.QueryLens {
 		for head := range c.KVHeads {
 			keys := n.rotateKeys(s, head)
@@ -48,6 +49,7 @@ func solve32(g *geometry, in *inputs, how manner) *reference {
 			}
 		}
 	}
+	ref.stats = widen(n.stats)
 	if c.Backward {
 		ref.dquery, ref.dkey, ref.dvalue = widen(n.dquery), widen(n.dkey), widen(n.dvalue)
 	}
@@ -59,6 +61,7 @@ type naive struct {
 	in *inputs
 	manner
 	dquery, dkey, dvalue []float32
+	stats                []float32
 }
 
 func (n *naive) hold(x float32) float32 {
@@ -131,6 +134,7 @@ func (n *naive) row(ref *reference, s, r, h, head int, seen, terms []int, keys [
 	lse /= n.unit()
 	ref.lse[at] = float64(lse)
 	lse *= n.unit()
+	n.columnStats(s, r, h, seen, score, lse)
 	value := func(j int) []float32 { return n.in.value[((n.keyAt[s]+j)*c.KVHeads+head)*c.ValueDim:][:c.ValueDim] }
 	out := make([]float32, c.ValueDim)
 	for k, j := range seen {

@@ -53,6 +53,7 @@ func (t *trial) appendScaled(to tensor.DType, l Layout) {
 			return err
 		}
 		k[0], k[1], k[2], k[3], k[8], v[1] = 1e6, float32(math.Inf(-1)), float32(math.NaN()), 1e-30, -3e38, 65504
+		k[13], k[14] = 119, 63 // under the scale 7, x·(1/7) and x/7 lie on two sides of a tie
 		key.fill(k)
 		value.fill(v)
 		keys, _, err := m.filled("KeyCache", to, l, true, 3, pages, size, heads, dim)
@@ -179,11 +180,19 @@ func (t *trial) encodePages(c kernel.Codec, d tensor.DType, scale bool, keyDim, 
 		for j := range e.size { // page 6: channels without spread, and a wide one
 			e.k[(6*e.size+j)*row], e.k[(6*e.size+j)*row+1] = 2, float32(round(d, 400*float64(j-2)))
 		}
-		for i := range e.heads * valueDim { // and a token of zeros of both signs
+		// channels of ties, which x·(1/scale) would miss, and a token of zeros of both signs
+		step := 61.0 / 64
+		for j, x := range []float64{0, float64(levels(c)) * step, 1.5 * step, 3.5 * step, 5.5 * step} {
+			e.k[(6*e.size+j)*row+2] = float32(round(d, x))
+		}
+		for i := range e.heads * valueDim {
 			e.v[6*e.size*e.heads*valueDim+i] = float32(math.Copysign(0, float64(i%3)-1))
 		}
-		e.k[3*e.size*row+row-1] = float32(math.NaN())            // page 3 cannot be coded
-		e.v[(6*e.size-1)*e.heads*valueDim] = float32(math.NaN()) // nor page 5
+		// pages 3 and 5 cannot be coded
+		e.k[4*e.size*row-1], e.v[6*e.size*e.heads*valueDim-1] = float32(math.NaN()), float32(math.NaN())
+		if d == tensor.F32 {
+			e.k[4*e.size*row-1], e.v[6*e.size*e.heads*valueDim-1] = -65520, float32(math.Inf(1))
+		}
 		if err := e.handPlain(m); err != nil {
 			return err
 		}
@@ -201,7 +210,7 @@ func (t *trial) encodePages(c kernel.Codec, d tensor.DType, scale bool, keyDim, 
 		}
 		for i, ok := range e.Encoded {
 			if unfit := e.Src[i] == 3 || e.Src[i] == 5; ok == unfit {
-				t.wrong("page %d, with NaN %v, is encoded: %v", e.Src[i], unfit, ok)
+				t.wrong("page %d, to be refused: %v, is encoded: %v", e.Src[i], unfit, ok)
 			}
 		}
 		var all []*words

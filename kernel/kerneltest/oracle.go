@@ -10,6 +10,7 @@ import (
 type reference struct {
 	out, lse             []float64 // [tokens, Heads, ValueDim], [tokens, Heads]
 	dquery, dkey, dvalue []float64 // as Query, Key and Value of inputs
+	stats                []float64 // [keys, Heads]
 }
 
 // solve64 computes a Problem in float64 as the formulas stand: for each row
@@ -26,6 +27,9 @@ func solve64(g *geometry, in *inputs) *reference {
 	if c.Backward {
 		ref.dquery, ref.dkey, ref.dvalue = make([]float64, len(in.query)), make([]float64, len(in.key)), make([]float64, len(in.value))
 	}
+	if c.ColumnStats {
+		ref.stats = make([]float64, g.keys()*c.Heads)
+	}
 	for s := range g.Step.QueryLens {
 		for head := range c.KVHeads {
 			keys := g.rotateKeys64(in, s, head)
@@ -39,6 +43,9 @@ func solve64(g *geometry, in *inputs) *reference {
 					row.forward()
 					if c.Backward {
 						row.backward()
+					}
+					if c.ColumnStats {
+						row.columnStats()
 					}
 				}
 			}

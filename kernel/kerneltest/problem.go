@@ -25,6 +25,8 @@ type Problem struct {
 	WithDLSE   bool     // Backward: LSE has a gradient too
 	WithoutLSE bool
 
+	Power, Window int // ColumnStats: of its arguments; Power 0: 1
+
 	// Wild marks scores so large that float32 cannot hold them to 1e-6: the
 	// rule of twice the naive error remains.
 	Wild bool
@@ -79,6 +81,9 @@ func (p Problem) normal() *Problem {
 	}
 	if p.Spread == 0 {
 		p.Spread = 1
+	}
+	if p.Power == 0 {
+		p.Power = 1
 	}
 	return &p
 }

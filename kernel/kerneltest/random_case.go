@@ -12,15 +12,25 @@ import (
 // Random is a case drawn from all that a Config and a Step can say, the same
 // one for the same seed: sizes around those of tiles, blocks and registers,
 // every mask, position method and score, all element types, layouts and page
-// sizes, and now and then a NaN, an Inf or a subnormal.
+// sizes, and now and then a NaN, an Inf or a subnormal; or a PageBounds or a
+// PageScores.
 func Random(seed uint64) Case {
+	name := fmt.Sprintf("random=%d", seed)
+	if d := (&drawn{random: newRandom(seed, 101)}); d.chance(10) {
+		op, check := randomPages(d, seed)
+		return Case{Op: op, Name: name, check: check}
+	}
 	d := &drawn{random: newRandom(seed, 100)}
 	p := d.problem(seed)
+	d.columnStats(p)
 	op := "attention"
-	if p.Config.Backward {
+	switch c := &p.Config; {
+	case c.Backward:
 		op = "backward"
+	case c.ColumnStats:
+		op = "columnstats"
 	}
-	return Case{Op: op, Name: fmt.Sprintf("random=%d", seed), Problem: p, expected: new(expected)}
+	return Case{Op: op, Name: name, Problem: p, expected: new(expected)}
 }
 
 // drawn draws the parts of a random case.

@@ -20,7 +20,7 @@ type Case struct {
 	Op      string // one of ops: "attention", "append", …
 	Name    string
 	Slow    bool     // takes a tenth of a second or more in plain Go
-	Problem *Problem // of attention and backward
+	Problem *Problem // of attention, backward and columnstats
 
 	expected *expected
 	check    func(*trial) // of the other Ops

@@ -13,11 +13,12 @@ import (
 type answer struct {
 	out, lse             words
 	dquery, dkey, dvalue words
+	stats                words
 }
 
 // fields are the tensors of an answer that are there.
 func (a *answer) fields() []named {
-	all := []named{{"Out", &a.out}, {"LSE", &a.lse}, {"DQuery", &a.dquery}, {"DKey", &a.dkey}, {"DValue", &a.dvalue}}
+	all := []named{{"Out", &a.out}, {"LSE", &a.lse}, {"DQuery", &a.dquery}, {"DKey", &a.dkey}, {"DValue", &a.dvalue}, {"ColumnStats", &a.stats}}
 	return slices.DeleteFunc(all, func(n named) bool { return n.words.dtype == 0 })
 }
 
@@ -64,10 +65,15 @@ func (s *solver) solve(p *Problem, in *inputs, l Layout) (*answer, error) {
 	if c.lse != nil {
 		a.lse = c.lse.words()
 	}
-	if !p.Config.Backward {
-		return a, nil
+	if p.Config.Backward {
+		if err := c.backward(s.kernel, in, a); err != nil {
+			return nil, err
+		}
 	}
-	return a, c.backward(s.kernel, in, a)
+	if p.Config.ColumnStats {
+		return a, c.columnStats(s.kernel, a)
+	}
+	return a, nil
 }
 
 // solve is newSolver and solve, for one run.

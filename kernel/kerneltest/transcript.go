@@ -8,7 +8,7 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-// solveExact is the Exact policy of package kernel, rules 1 to 8 and 10, as
+// solveExact is the Exact policy of package kernel, rules 1 to 8, 10 and 15, as
 // they stand there: one row at a time, one key at a time. A kernel must give
 // these bits.
 func solveExact(g *geometry, in *inputs) *answer {
@@ -25,6 +25,9 @@ func solveExact(g *geometry, in *inputs) *answer {
 	}
 	if c.Backward {
 		x.backward(in)
+	}
+	if c.ColumnStats {
+		x.columnStats()
 	}
 	return &x.answer
 }

@@ -29,6 +29,11 @@ type wrong struct {
 	encoded  func(*kernel.EncodeArgs)
 	rotate   func(*kernel.RotateArgs)
 	merged   func(*kernel.MergeArgs)
+	stats    func(*kernel.ColumnStatsArgs)
+	summed   func(*kernel.ColumnStatsArgs)
+	bounds   func(*kernel.PageBoundsArgs)
+	scores   func(*kernel.PageScoresArgs)
+	bounded  func(*kernel.PageScoresArgs)
 	deaf     bool // no errors
 }
 
@@ -92,6 +97,26 @@ func (w *wrong) Merge(a *kernel.MergeArgs) error {
 	return w.hear(err)
 }
 
+func (w *wrong) PageBounds(a *kernel.PageBoundsArgs) error {
+	b := *a
+	if w.bounds != nil {
+		w.bounds(&b)
+	}
+	return w.hear(w.Backend.PageBounds(&b))
+}
+
+func (w *wrong) PageScores(a *kernel.PageScoresArgs) error {
+	b := *a
+	if w.scores != nil {
+		w.scores(&b)
+	}
+	err := w.Backend.PageScores(&b)
+	if w.bounded != nil && err == nil {
+		w.bounded(&b)
+	}
+	return w.hear(err)
+}
+
 type wrongAttention struct {
 	kernel.Attention
 	w *wrong
@@ -124,6 +149,18 @@ func (a *wrongAttention) Backward(args *kernel.BackwardArgs) error {
 	return err
 }
 
+func (a *wrongAttention) ColumnStats(args *kernel.ColumnStatsArgs) error {
+	b := *args
+	if a.w.stats != nil {
+		a.w.stats(&b)
+	}
+	err := a.Attention.ColumnStats(&b)
+	if a.w.summed != nil && err == nil {
+		a.w.summed(&b)
+	}
+	return a.w.hear(err)
+}
+
 // flip changes the last bit of the last element of a view.
 func flip(v *tensor.View) {
 	at := v.Offset
@@ -149,6 +186,10 @@ func shift(b *kernel.Batch, change func(*kernel.Region)) *kernel.Batch {
 }
 
 func TestWrongBackendsAreCaught(t *testing.T) {
+	defer cpu.UseVariant(cpu.Variant())
+	if err := cpu.UseVariant("generic"); err != nil { // whose Fast is not its Exact
+		t.Fatal(err)
+	}
 	right := cpu.New(cpu.Options{Workers: 1})
 	defer right.Close()
 	byName := map[string]kerneltest.Case{}
@@ -312,17 +353,63 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 			v := a.CodedKey.Scale.Slice(0, 3, 4)
 			flip(&v)
 		}}, []catch{{"encode/int8/bf16", exact}}, "CodedKey.Scale"},
-		{"NaN encoded", wrong{encoded: func(a *kernel.EncodeArgs) {
+		{"what has no place in F16 encoded", wrong{encoded: func(a *kernel.EncodeArgs) {
 			for i := range a.Encoded {
 				a.Encoded[i] = true
 			}
-		}}, []catch{{"encode/int4/layout=1", exact}}, "NaN"},
+		}}, []catch{{"encode/int4/layout=1", exact}, {"encode/int8/bf16", exact}}, "refused"},
 		{"layouts confused", wrong{rotate: func(a *kernel.RotateArgs) { a.Layout = 1 - a.Layout }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "X"},
 		{"inverse ignored", wrong{rotate: func(a *kernel.RotateArgs) { a.Inverse = false }}, []catch{{"rotate/bf16/interleaved/dim=32/inverse=true", fast}, {"rotate/there-and-back", exact}}, "X"},
 		{"rotation on the tail", wrong{rotate: func(a *kernel.RotateArgs) { flip(&a.X) }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "not rotated"},
 		{"last bit of a merge", wrong{merged: func(a *kernel.MergeArgs) { flip(&a.Out) }}, []catch{{"merge/f32-to-f32/in-place=false", exact}}, "Out"},
 		{"merged LSE off", wrong{merged: func(a *kernel.MergeArgs) { a.LSE.Set(a.LSE.At(0, 0)+0.001, 0, 0) }}, []catch{{"merge/bf16-to-bf16/in-place=true", fast}, {"merge/halves/f32", fast}}, "LSE"},
-		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/run/contiguous/Query", exact}, {"errors/append/slot-too-large", exact}, {"errors/copy/views", fast},
+		{"window ignored", wrong{stats: func(a *kernel.ColumnStatsArgs) { a.Window = 0 }},
+			[]catch{{"columnstats/power=1/window=3", fast}, {"identity/columnstats/window/0", exact}, {"identity/columnstats/sums-to-one/1", fast}}, "ColumnStats"},
+		{"window one query long", wrong{stats: func(a *kernel.ColumnStatsArgs) {
+			if a.Window > 0 {
+				a.Window++
+			}
+		}}, []catch{{"columnstats/prefill/tokens=300/window=127", fast}, {"identity/columnstats/window/2", exact}}, "ColumnStats"},
+		{"weights not squared", wrong{stats: func(a *kernel.ColumnStatsArgs) { a.Power = 1 }},
+			[]catch{{"columnstats/power=2/window=0", fast}, {"columnstats/types/bf16/f16/paged", fast}}, "ColumnStats"},
+		{"last bit of a sum of weights", wrong{summed: func(a *kernel.ColumnStatsArgs) { flip(&a.Out) }},
+			[]catch{{"columnstats/score/all", exact}, {"columnstats/format/int4/odd", exact}}, "ColumnStats"},
+		{"sums of unseen keys left alone", wrong{summed: func(a *kernel.ColumnStatsArgs) {
+			for j := range a.Out.Shape[0] {
+				if a.Out.At(j, 0) == 0 {
+					a.Out.Set(float32(math.NaN()), j, 0)
+				}
+			}
+		}}, []catch{{"columnstats/power=1/window=0", fast}, {"columnstats/mask/window", exact}}, "ColumnStats"},
+		{"keys of few bits without scale", wrong{stats: func(a *kernel.ColumnStatsArgs) { a.KeyScale = tensor.View{} }},
+			[]catch{{"columnstats/format/f8e4m3/scaled=true", fast}}, "ColumnStats"},
+		{"bounds of one slot less", wrong{bounds: func(a *kernel.PageBoundsArgs) {
+			a.Rows = append([]int32(nil), a.Rows...)
+			for i := range a.Rows {
+				a.Rows[i] = max(a.Rows[i]-1, 0)
+			}
+		}}, []catch{{"pagebounds/f16-to-f32", exact}, {"pagebounds/many", exact}}, "Min"},
+		{"bounds of slots that do not count", wrong{bounds: func(a *kernel.PageBoundsArgs) {
+			a.Rows = append([]int32(nil), a.Rows...)
+			for i := range a.Rows {
+				a.Rows[i] = int32(a.Key.Shape[1])
+			}
+		}}, []catch{{"pagebounds/layout=0", exact}}, "Max"},
+		{"bounds exchanged", wrong{scores: func(a *kernel.PageScoresArgs) { a.Min, a.Max = a.Max, a.Min }},
+			[]catch{{"pagescores/layout=1", fast}, {"pagescores/dim=300", exact}}, "Out"},
+		{"last bit of a page's score", wrong{bounded: func(a *kernel.PageScoresArgs) {
+			v := a.Out.Slice(2, 0, 1).Slice(0, 0, 1)
+			flip(&v)
+		}}, []catch{{"pagescores/dim=64", exact}}, "Out"},
+		{"pages that are not there score 0", wrong{bounded: func(a *kernel.PageScoresArgs) {
+			for n := range a.Out.Shape[2] {
+				if math.IsInf(float64(a.Out.At(0, 0, n)), -1) {
+					a.Out.Set(0, 0, 0, n)
+				}
+			}
+		}}, []catch{{"pagescores/spare-columns", fast}, {"pagescores/no-pages", exact}}, "Inf"},
+		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/columnstats/power-3", exact}, {"errors/pagebounds/rows-too-many", exact}, {"errors/pagescores/views", fast},
+			{"errors/run/contiguous/Query", exact}, {"errors/append/slot-too-large", exact}, {"errors/copy/views", fast},
 			{"errors/encode/views", fast}, {"errors/encode/target-twice", exact}, {"errors/run/coded/CodedKey.Scale", exact}, {"errors/append/scale-of-f32", exact},
 			{"errors/rotate/row-too-large", exact}, {"errors/merge/views", exact}, {"errors/order", exact}}, ""},
 		{"Out written before the check", wrong{before: func(a *kernel.Args) {

@@ -3,7 +3,7 @@
 // a call is paid once a tile.
 //
 // The generic Go versions here are the specification. Assembly for an
-// architecture lies in files beside them, made by the generators in _gen; which
+// architecture lies in files beside them, made by the generators in asmgen; which
 // variant runs is chosen when the program starts (variant.go), and every
 // variant gives the bits of the generic version under the Exact policy. The
 // Fast policy runs the same assembly; in generic Go, where a fused

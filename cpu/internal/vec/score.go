@@ -10,9 +10,9 @@ func SoftCap(x []float32, inv, limit float32) {
 }
 
 // AddProduct sets y = fma(a, b, y), element by element.
-func AddProduct(y, a, b []float32) {
+func AddProduct(p kernel.Policy, y, a, b []float32) {
 	a, b = a[:len(y)], b[:len(y)]
 	for i := addProduct(y, a, b); i < len(y); i++ {
-		y[i] = kernel.FMA(a[i], b[i], y[i])
+		y[i] = FMA(p, a[i], b[i], y[i])
 	}
 }

@@ -325,7 +325,7 @@ func setSoftCap(m *memory) func() {
 func setAddProduct(m *memory) func() {
 	n, v := upTo(m.r, 270), anyValues(m.r)
 	y, a, b := m.floats(n, v), m.floats(n, v), m.floats(n+m.r.IntN(3), v)
-	return func() { AddProduct(y, a, b) }
+	return func() { AddProduct(kernel.Exact, y, a, b) }
 }
 
 func setNarrow16(m *memory) func() {

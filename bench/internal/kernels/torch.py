@@ -1,0 +1,56 @@
+# Times torch.nn.functional.scaled_dot_product_attention. One JSON object a
+# line comes on stdin, one goes back on stdout; see torch.go.
+import json
+import sys
+import time
+
+
+def main():
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    backends = {"flash": SDPBackend.FLASH_ATTENTION, "math": SDPBackend.MATH}
+    attend = torch.nn.functional.scaled_dot_product_attention
+    case = None
+
+    def setup(c):
+        torch.set_num_threads(c["threads"])
+        dtype = getattr(torch, c["dtype"])
+        groups, group, n, queries, dim = c["kv_heads"], c["heads"] // c["kv_heads"], c["length"], c["queries"], c["head_dim"]
+        # One query of a group of heads is as many queries of one head: no key
+        # is read twice, and none is hidden from any of them.
+        folded = queries == 1
+        shape = (1, groups, group, dim) if folded else (1, groups * group, queries, dim)
+        query = torch.randn(shape).to(dtype)
+        block = torch.randn(1, groups, n, dim).to(dtype)
+        layers = [(block.clone(), block.clone()) for _ in range(c["layers"])]
+        options = {"is_causal": c["causal"]}
+        if not folded and group > 1:
+            options["enable_gqa"] = True
+        return {"query": query, "layers": layers, "options": options, "next": 0}
+
+    def run(backend, n):
+        with torch.inference_mode(), sdpa_kernel(backends[backend]):
+            start = time.perf_counter()
+            for _ in range(n):
+                key, value = case["layers"][case["next"]]
+                case["next"] = (case["next"] + 1) % len(case["layers"])
+                attend(case["query"], key, value, **case["options"])
+            return (time.perf_counter() - start) / n
+
+    print(json.dumps({"version": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "case" in request:
+                case = None  # its memory, before the next takes some
+                case = setup(request["case"])
+                answer = {}
+            else:
+                answer = {"seconds": run(request["backend"], request["n"])}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answer), flush=True)
+
+
+main()

@@ -1,0 +1,221 @@
+package kvcache_test
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/longctx/longctx/attention"
+	"github.com/longctx/longctx/cpu"
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/kvcache"
+	"github.com/longctx/longctx/rope"
+	"github.com/longctx/longctx/tensor"
+)
+
+func smallCoded(codec kernel.Codec) kvcache.Config {
+	return kvcache.Config{Layers: 2, Pages: 8, PageSize: 4, KVHeads: 1, HeadDim: 8, ValueDim: 8, DType: tensor.F32, Codec: codec, CodedPages: 6, ValueGroup: 4, Residual: 4}
+}
+
+// advance extends a sequence by n tokens and checks everything.
+func (m *machine) advance(id kvcache.ID, n int) {
+	m.t.Helper()
+	m.grow(id, n)
+	m.check("Extend")
+}
+
+// TestResidualStaysPlain: what is coded after each step of a decode.
+func TestResidualStaysPlain(t *testing.T) {
+	m := fixed(t, smallCoded(kernel.Int8))
+	id := m.start(7)
+	for n := 7; n < 24; n++ {
+		p := m.lower(id).Pages
+		for k := range p.Indices {
+			// at the last Extend there were n−1 tokens, of which 4 are too young
+			if due := n > 7 && (k+1)*4 <= n-1-4; p.IsCoded(k) != due {
+				t.Errorf("%d tokens: page %d is coded: %v", n, k, p.IsCoded(k))
+			}
+		}
+		m.advance(id, 1)
+	}
+	if s := m.cache.Stats(); s.CodedUsed != 4 || s.Used != 2 || s.UsedBytes != 2*512+4*2*128 {
+		t.Errorf("in the end: %+v", s)
+	}
+}
+
+// TestSharedPageIsCodedOnce: a fork takes the page that the other has coded, at
+// its own Extend and not before.
+func TestSharedPageIsCodedOnce(t *testing.T) {
+	m := fixed(t, smallCoded(kernel.Int4))
+	a := m.start(12)
+	b := m.branch(a)
+	plain := m.pages(b)
+	m.advance(a, 1)
+	if got := m.pages(b); !slices.Equal(got, plain) || m.lower(b).Pages.IsCoded(0) {
+		t.Errorf("coding in one fork changed the table of the other")
+	}
+	coded := m.backend.encoded.Load()
+	m.advance(b, 1)
+	if m.backend.encoded.Load() != coded || !m.lower(b).Pages.IsCoded(1) || m.pages(b)[1] != m.pages(a)[1] {
+		t.Errorf("the fork did not take the coded page")
+	}
+	if s := m.cache.Stats(); s.CodedUsed != 2 || s.CodedShared != 2 || s.Shared != 1 {
+		t.Errorf("in the end: %+v", s)
+	}
+	m.forget(a)
+	m.forget(b)
+	m.check("Free")
+	if s := m.cache.Stats(); s.Free != s.Pages || s.CodedFree != s.CodedPages || s.UsedBytes != 0 {
+		t.Errorf("an empty cache has %+v", s)
+	}
+}
+
+// TestTruncateCodedPages: a Truncate within a coded page is refused, at its
+// ends it is not, and one that the residual allows never meets one.
+func TestTruncateCodedPages(t *testing.T) {
+	m := fixed(t, smallCoded(kernel.Int8))
+	id := m.start(17)
+	m.advance(id, 1) // pages 0 to 2 are coded
+	var cut *kvcache.CodedPageError
+	if err := m.cache.Truncate(id, 10); !errors.As(err, &cut) || cut.From != 8 || cut.To != 12 {
+		t.Errorf("Truncate to 10: %v", err)
+	}
+	m.check("a Truncate that was refused")
+	for _, n := range []int{13, 12, 8} {
+		m.ok("Truncate", m.cache.Truncate(id, n))
+		m.oracle[id].tokens, m.oracle[id].next = m.oracle[id].tokens[:n], int32(n)
+		m.check("Truncate")
+	}
+	m.advance(id, 3)
+	m.ok("Drop", m.cache.Drop(id, 0, 4)) // a coded page
+	m.oracle[id].tokens = m.oracle[id].tokens[4:]
+	m.check("Drop")
+}
+
+// TestNoCodedPageFree: pages stay plain, in order, until there is room.
+func TestNoCodedPageFree(t *testing.T) {
+	c := smallCoded(kernel.Int8)
+	c.CodedPages, c.Pages, c.Residual = 1, 12, 0
+	m := fixed(t, c)
+	a, b := m.start(12), m.start(8)
+	m.advance(a, 1)
+	m.advance(b, 1)
+	if p := m.lower(a).Pages; !slices.Equal(p.Coded, []bool{true, false, false, false}) || m.lower(b).Pages.IsCoded(0) {
+		t.Errorf("with one coded page: %v, %v", p.Coded, m.lower(b).Pages.Coded)
+	}
+	m.forget(a)
+	m.advance(b, 0)
+	if p := m.lower(b).Pages; !slices.Equal(p.Coded, []bool{true, false, false}) {
+		t.Errorf("with one coded page set free: %v", p.Coded)
+	}
+}
+
+// TestAttentionOverCodedCache: attention reads from a cache, through Bind, what
+// Gather says there is: prefill in chunks and decode, bit for bit.
+func TestAttentionOverCodedCache(t *testing.T) {
+	backend := cpu.New(cpu.Options{Workers: 1})
+	defer backend.Close()
+	for _, c := range []kvcache.Config{
+		{DType: tensor.F16, Codec: kernel.Int8, CodedPages: 40, Residual: 32},
+		{DType: tensor.BF16, Codec: kernel.Int4, CodedPages: 40, ValueGroup: 8},
+		{DType: tensor.F8E4M3, Codec: kernel.Int4, CodedPages: 3},
+		{DType: tensor.F8E5M2},
+	} {
+		c.Layers, c.Pages, c.PageSize, c.KVHeads, c.HeadDim, c.ValueDim = 2, 40, 16, 2, 32, 16
+		rng := rand.New(rand.NewPCG(uint64(c.DType), 9))
+		random := func(shape ...int64) tensor.View {
+			v := tensor.New(tensor.F32, shape...)
+			for i := range v.F32s() {
+				v.F32s()[i] = float32(rng.NormFloat64())
+			}
+			return v
+		}
+		if c.DType.Float8() && c.Codec != kernel.NoCodec { // Gather applies scales only then
+			for range c.Layers {
+				c.Scales = append(c.Scales, kvcache.Scales{Key: tensor.FromF32([]float32{0.02, 0.3}), Value: tensor.FromF32([]float32{0.01, 1.1})})
+			}
+		}
+		cache, err := kvcache.New(backend, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := attention.Config{Heads: 4, KVHeads: 2, HeadDim: 32, ValueDim: 16, KVDType: c.DType, PageSize: 16, Codec: c.Codec, ValueGroup: c.ValueGroup,
+			Mask: attention.Causal(), Rotary: rope.Default{Base: rope.Base{HeadDim: 32, Theta: 1e4}}}
+		paged, err := attention.New(backend, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.KVDType, config.PageSize, config.Codec, config.ValueGroup = tensor.F32, 0, kernel.NoCodec, 0
+		dense, err := attention.New(backend, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := cache.NewSequence()
+		length := 0
+		for _, n := range []int{100, 60, 1, 1, 30, 1} {
+			length += n
+			slots, err := cache.Extend([]kvcache.ID{id}, []int{n}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(paged.Plan(attention.Step{QueryLens: []int{n}, KV: cache.Sequences(id)}),
+				dense.Plan(attention.Step{QueryLens: []int{n}, KeyLens: []int{length}})); err != nil {
+				t.Fatal(err)
+			}
+			for layer := range c.Layers {
+				if err := cache.Append(layer, slots, random(int64(n), 2, 32), random(int64(n), 2, 16)); err != nil {
+					t.Fatal(err)
+				}
+				got := kernel.Args{Query: random(int64(n), 4, 32), Out: tensor.New(tensor.F32, int64(n), 4, 16)}
+				want := kernel.Args{Query: got.Query, Out: tensor.New(tensor.F32, int64(n), 4, 16)}
+				key, value, err := cache.Gather(layer, id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want.Key, want.Value = widen(key), widen(value)
+				if err := errors.Join(cache.Bind(layer, &got), paged.Run(&got), dense.Run(&want)); err != nil {
+					t.Fatal(err)
+				}
+				for i, x := range got.Out.F32s() {
+					if y := want.Out.F32s()[i]; math.Float32bits(x) != math.Float32bits(y) {
+						t.Fatalf("%v over %v, %d tokens, layer %d: element %d is %v, want %v", c.Codec, c.DType, length, layer, i, x, y)
+					}
+				}
+			}
+		}
+		if s := cache.Stats(); c.Codec != kernel.NoCodec && s.CodedUsed < 3 {
+			t.Errorf("%v: %d pages are coded", c.Codec, s.CodedUsed)
+		}
+		if err := cache.CheckIntegrity(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func widen(v tensor.View) tensor.View {
+	out := tensor.New(tensor.F32, v.Shape[:3]...)
+	for i := range v.Shape[0] {
+		for h := range v.Shape[1] {
+			for d := range v.Shape[2] {
+				out.Set(v.At(i, h, d), i, h, d)
+			}
+		}
+	}
+	return out
+}
+
+// TestBind: what a layer has, and what it has not.
+func TestBind(t *testing.T) {
+	m := fixed(t, small())
+	a := kernel.Args{KeyScale: tensor.New(tensor.F32, 1), CodedKey: kernel.CodedPages{Codes: tensor.New(tensor.U8, 1)}}
+	m.ok("Bind", m.cache.Bind(1, &a))
+	if a.Key != m.cache.KeyView(1) || a.Value != m.cache.ValueView(1) || !a.KeyScale.IsZero() || !a.CodedKey.Codes.IsZero() {
+		t.Errorf("bound to %+v", a)
+	}
+	var value *kvcache.ValueError
+	if err := m.cache.Bind(2, &a); !errors.As(err, &value) {
+		t.Errorf("Bind of layer 2 of 2: %v", err)
+	}
+}

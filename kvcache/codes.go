@@ -1,0 +1,218 @@
+package kvcache
+
+import (
+	"fmt"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// codedLayer is the coded pages of a layer.
+type codedLayer struct{ key, value kernel.CodedPages }
+
+func (c *Cache) allocCoded(layer int) error {
+	f := &c.config
+	if f.Codec == kernel.NoCodec {
+		return nil
+	}
+	pages, size, heads := int64(f.CodedPages), int64(f.PageSize), int64(f.KVHeads)
+	var l codedLayer
+	for _, t := range []struct {
+		view  *tensor.View
+		dtype tensor.DType
+		shape []int64
+	}{
+		{&l.key.Codes, tensor.U8, []int64{pages, size, heads, int64(f.Codec.RowBytes(f.HeadDim))}},
+		{&l.key.Scale, tensor.F16, []int64{pages, heads, int64(f.HeadDim)}},
+		{&l.key.Zero, tensor.F16, []int64{pages, heads, int64(f.HeadDim)}},
+		{&l.value.Codes, tensor.U8, []int64{pages, size, heads, int64(f.Codec.RowBytes(f.ValueDim))}},
+		{&l.value.Scale, tensor.F16, []int64{pages, size, heads, int64(f.ValueDim / f.ValueGroup)}},
+		{&l.value.Zero, tensor.F16, []int64{pages, size, heads, int64(f.ValueDim / f.ValueGroup)}},
+	} {
+		var err error
+		if *t.view, err = alloc(c.backend, t.dtype, t.shape...); err != nil {
+			return fmt.Errorf("kvcache: coded pages of layer %d of %d: %w", layer, f.Layers, err)
+		}
+	}
+	c.coded = append(c.coded, l)
+	return nil
+}
+
+// codes is the pool of coded pages, and which plain page each was made of: a
+// sequence that comes to code a page that another has coded takes that one.
+type codes struct {
+	pool   pool
+	twin   []int32 // [Pages] the coded page of a plain one, none or unfit
+	origin []int32 // [CodedPages] the plain page of a coded one, or none
+
+	// scratch of encodeDue
+	src, dst []int32
+	fits     []bool
+	args     kernel.EncodeArgs
+}
+
+const (
+	none  = -1 // no page
+	unfit = -2 // values that cannot be coded
+)
+
+func newCodes(c *Config) codes {
+	if c.Codec == kernel.NoCodec {
+		return codes{}
+	}
+	n := codes{pool: newPool(c.CodedPages), twin: make([]int32, c.Pages), origin: make([]int32, c.CodedPages)}
+	for i := range n.twin {
+		n.twin[i] = none
+	}
+	for i := range n.origin {
+		n.origin[i] = none
+	}
+	return n
+}
+
+func (n *codes) join(plain, coded int32) { n.twin[plain], n.origin[coded] = coded, plain }
+
+// part forgets what a page of one kind, no longer used, is of the other.
+func (n *codes) part(plain, coded int32) {
+	if plain >= 0 {
+		n.twin[plain] = none
+	}
+	if coded >= 0 {
+		n.origin[coded] = none
+	}
+}
+
+// rewrite forgets what a plain page was coded to: it is going to get rows other
+// than those that a Truncate took from it.
+func (n *codes) rewrite(page int32) {
+	if len(n.twin) > 0 {
+		n.part(page, n.twin[page])
+	}
+}
+
+// hold adds a table to those of a page of either kind.
+func (c *Cache) hold(page int32) {
+	if page < 0 {
+		c.codes.pool.hold(^page)
+	} else {
+		c.pool.hold(page)
+	}
+}
+
+// drop removes a table from those of a page of either kind.
+func (c *Cache) drop(page int32) {
+	n := &c.codes
+	if page < 0 {
+		if n.pool.drop(^page); n.pool.refs[^page] == 0 {
+			n.part(n.origin[^page], ^page)
+		}
+		return
+	}
+	if c.pool.drop(page); len(n.twin) > 0 && c.pool.refs[page] == 0 {
+		n.part(page, n.twin[page])
+	}
+}
+
+// dropAll drops pages from the last to the first, so that the first is the
+// next to be given.
+func (c *Cache) dropAll(pages []int32) {
+	for i := len(pages) - 1; i >= 0; i-- {
+		c.drop(pages[i])
+	}
+}
+
+// due is the number of pages of a sequence that are full and older than its
+// last Residual tokens.
+func (c *Cache) due(s *sequence) int { return max(s.len()-c.config.Residual, 0) / c.config.PageSize }
+
+// encodeDue codes what is due in the sequences of an extension. Tables change
+// after all layers are coded; after an error nothing has changed.
+func (c *Cache) encodeDue() error {
+	if c.config.Codec == kernel.NoCodec {
+		return nil
+	}
+	n := &c.codes
+	n.src, n.dst, n.fits = n.src[:0], n.dst[:0], n.fits[:0]
+	for _, p := range c.extension.parts {
+		s := p.sequence
+		for k, due := s.seen, c.due(s); k < due; k++ {
+			page := s.pages[k]
+			if n.twin[page] != none {
+				continue
+			}
+			if len(n.pool.free) == 0 {
+				break
+			}
+			n.join(page, n.pool.take())
+			n.src, n.dst, n.fits = append(n.src, page), append(n.dst, n.twin[page]), append(n.fits, true)
+		}
+	}
+	if err := c.encode(); err != nil {
+		for i, page := range n.dst {
+			n.part(n.src[i], page)
+		}
+		n.pool.dropAll(n.dst)
+		return err
+	}
+	for _, p := range c.extension.parts {
+		c.takeCoded(p.sequence)
+	}
+	for i := len(n.dst) - 1; i >= 0; i-- { // the tables hold what is coded now
+		if !n.fits[i] {
+			n.origin[n.dst[i]] = none
+		}
+		n.pool.drop(n.dst[i])
+	}
+	return nil
+}
+
+// encodeAtOnce bounds the pages of one call of EncodePages, whose check takes
+// time as their square.
+const encodeAtOnce = 256
+
+// encode codes pages src to pages dst in all layers.
+func (c *Cache) encode() error {
+	n := &c.codes
+	defer func() { n.args = kernel.EncodeArgs{Encoded: n.args.Encoded[:0]} }()
+	for lo := 0; lo < len(n.src); lo += encodeAtOnce {
+		hi := min(lo+encodeAtOnce, len(n.src))
+		for layer := range c.coded {
+			a := &n.args
+			*a = kernel.EncodeArgs{Codec: c.config.Codec, Key: c.keys[layer], Value: c.values[layer],
+				CodedKey: c.coded[layer].key, CodedValue: c.coded[layer].value, Src: n.src[lo:hi], Dst: n.dst[lo:hi], Encoded: a.Encoded[:0]}
+			a.KeyScale, a.ValueScale = c.scales(layer)
+			for range n.src[lo:hi] {
+				a.Encoded = append(a.Encoded, false)
+			}
+			if err := c.backend.EncodePages(a); err != nil {
+				return fmt.Errorf("kvcache: coding %d pages of layer %d: %w", hi-lo, layer, err)
+			}
+			for i, ok := range a.Encoded {
+				n.fits[lo+i] = n.fits[lo+i] && ok
+			}
+		}
+	}
+	for i, ok := range n.fits {
+		if !ok {
+			n.twin[n.src[i]] = unfit
+		}
+	}
+	return nil
+}
+
+// takeCoded exchanges the due pages of a sequence for their coded ones.
+func (c *Cache) takeCoded(s *sequence) {
+	n := &c.codes
+	for due := c.due(s); s.seen < due; s.seen++ {
+		page := s.pages[s.seen]
+		coded := n.twin[page]
+		if coded == none {
+			return // no coded page was free
+		}
+		if coded >= 0 {
+			n.pool.hold(coded)
+			s.pages[s.seen] = ^coded
+			c.drop(page)
+		}
+	}
+}
