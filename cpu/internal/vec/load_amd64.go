@@ -165,6 +165,9 @@ func width(codec kernel.Codec, dim int) int {
 func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
 	w := width(codec, dim)
 	tier := tierFor(w)
+	if columns && codec != kernel.Int4 {
+		tier = tierFor(w / 4) // bytes are turned as words
+	}
 	if tier == Generic || dim > kernel.MaxHeadDim {
 		return false
 	}

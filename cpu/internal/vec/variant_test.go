@@ -206,7 +206,7 @@ func setFinishRow(m *memory) func() {
 func setFinite(m *memory) func() {
 	x, ok := m.floats(m.r.IntN(600), normal), place[uint32](m, anyBits, 1)
 	if len(x) > 0 && m.r.IntN(2) == 0 {
-		special.fill(m.r, x[m.r.IntN(len(x)):][:1])
+		x[m.r.IntN(len(x))] = [3]float32{float32(math.NaN()), Hidden, -Hidden}[m.r.IntN(3)]
 	}
 	return func() {
 		ok[0] = 0
@@ -299,7 +299,10 @@ func setChannels(m *memory) func() {
 
 func setTokens(m *memory) func() {
 	n, group := upTo(m.r, 70), 8*(1+m.r.IntN(16))
-	dim := group * (1 + m.r.IntN(4))
+	if m.r.IntN(2) == 0 {
+		group = 8 << m.r.IntN(5)
+	}
+	dim := group * (1 << m.r.IntN(4))
 	codec, stride, codes := m.codes(n, dim)
 	ld, groups, v := dim+m.r.IntN(20), dim/group, anyValues(m.r)
 	scaleStride, zeroStride := groups+m.r.IntN(3), groups+m.r.IntN(3)

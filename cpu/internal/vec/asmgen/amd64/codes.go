@@ -161,16 +161,16 @@ func (g *gen) groupStart() {
 	g.label(same)
 }
 
-// codeColumns writes Channels to columns. Words of INT4 are turned whole and
-// taken apart after, so that eight features share one transposition.
+// codeColumns writes Channels to columns. Words of 32 bits are turned whole and
+// taken apart after, so that the four or eight features in them share one
+// transposition.
 func (g *gen) codeColumns(c code) {
 	g.fn("channelColumns"+c.name, "dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32", "")
 	g.load("dst", "DX", "ld", "DI", "codes", "AX", "stride", "SI", "n", "R13")
 	g.p("SHLQ $2, DI")
-	n := g.lanes
-	nibble := 31
+	n, mask := g.lanes, 31
 	if n == 8 {
-		nibble = 4
+		mask = 4
 	}
 	g.label("rows")
 	g.rowMask()
@@ -180,11 +180,7 @@ func (g *gen) codeColumns(c code) {
 	g.loop("block")
 	g.p("MOVQ R9, R11")
 	for i := range n {
-		if c.int4 {
-			g.p("VMOVUPS (R11), %s", g.v(i))
-		} else {
-			g.p("VPMOVZXBD (R11), %s", g.v(i))
-		}
+		g.p("VMOVUPS (R11), %s", g.v(i))
 		if i < n-1 {
 			g.p("CMPQ R13, $%d", i+1)
 			g.p("JEQ loaded")
@@ -193,106 +189,122 @@ func (g *gen) codeColumns(c code) {
 	}
 	g.label("loaded")
 	g.turn()
-	parts := 1
+	per := n // codes of a register, counted as width counts them
 	if c.int4 {
-		parts = 8
-		g.p("MOVQ R10, R14")
-		g.p("VMOVUPS %s, %s", g.words("nibble", 15), g.v(nibble))
-	}
-	for k := range parts {
-		g.codeColumn(k, c, nibble)
-		if c.int4 && k < parts-1 { // on by so many features
-			g.load("width", "CX")
-			g.p("LEAQ (BX)(CX*4), BX")
-			g.p("LEAQ (R8)(CX*4), R8")
-			g.p("IMULQ DI, CX")
-			g.p("ADDQ CX, R14")
-			g.p("MOVQ R14, R10")
+		g.p("VMOVUPS %s, %s", g.words("nibble", 15), g.v(mask))
+		g.int4Columns(mask)
+	} else {
+		per = 4 * n
+		g.p("VMOVUPS %s, %s", g.words("byte", 255), g.v(mask))
+		var parts []part
+		for k := range per {
+			parts = append(parts, part{k / 4, k % 4 * 8, 8})
 		}
-	}
-	if c.int4 { // back to the first part
-		g.load("width", "CX")
-		g.p("IMULQ $%d, CX", parts-1)
-		g.p("MOVQ CX, R11")
-		g.p("SHLQ $2, R11")
-		g.p("SUBQ R11, BX")
-		g.p("SUBQ R11, R8")
-		g.p("IMULQ DI, CX")
-		g.p("SUBQ CX, R10")
+		g.codeColumn(parts, mask)
 	}
 	for _, r := range []string{"BX", "R8"} {
-		g.p("ADDQ $%d, %s", g.bytes(), r)
+		g.p("ADDQ $%d, %s", 4*per, r)
 	}
-	g.p("ADDQ $%d, R9", c.bytes)
-	g.p("SUBQ $%d, R12", n)
+	g.p("ADDQ $%d, R9", g.bytes())
+	g.p("SUBQ $%d, R12", per)
 	g.p("JLE next")
-	g.p("CMPQ R12, $%d", n)
+	g.p("CMPQ R12, $%d", per)
 	g.p("JGE block")
-	g.p("SUBQ $%d, R12", n) // begin earlier, by −R12
-	g.p("LEAQ (R9)(R12*%d), R9", c.bytes/n)
+	g.p("SUBQ $%d, R12", per) // begin earlier, by −R12
+	g.p("LEAQ (R9)(R12*%d), R9", g.bytes()/per)
 	g.p("LEAQ (BX)(R12*4), BX")
 	g.p("LEAQ (R8)(R12*4), R8")
 	g.p("IMULQ DI, R12")
 	g.p("ADDQ R12, R10")
-	g.p("MOVQ $%d, R12", n)
+	g.p("MOVQ $%d, R12", per)
 	g.p("JMP block")
 	g.label("next")
 	g.nextRows("rows")
 	g.end()
 }
 
-// codeColumn makes part k of the turned codes float32 and stores them at R10,
-// DI apart. Register nibble has the mask of one.
-func (g *gen) codeColumn(k int, c code, nibble int) {
-	t, scale := 16, 17
-	if g.lanes == 8 {
-		t, scale = 1, 2
-	}
-	widen := func(i int, store func()) {
-		from := g.column(i)
-		if c.int4 {
-			if k > 0 {
-				g.p("VPSRLD $%d, %s, %s", 4*k, g.v(from), g.v(t))
-				from = t
-			}
-			if k < 7 {
-				g.p("VPAND%s %s, %s, %s", g.suffixD(), g.v(nibble), g.v(from), g.v(t))
-				from = t
-			}
+// int4Columns stores the eight features of each word, which lie as many
+// features apart as there are words.
+func (g *gen) int4Columns(mask int) {
+	g.p("MOVQ R10, R14")
+	for k := range 8 {
+		var parts []part
+		for i := range g.lanes {
+			parts = append(parts, part{i, 4 * k, 4})
 		}
-		g.p("VCVTDQ2PS %s, %s", g.v(from), g.v(t))
+		g.codeColumn(parts, mask)
+		if k == 7 {
+			break
+		}
+		g.load("width", "CX")
+		g.p("LEAQ (BX)(CX*4), BX")
+		g.p("LEAQ (R8)(CX*4), R8")
+		g.p("IMULQ DI, CX")
+		g.p("ADDQ CX, R14")
+		g.p("MOVQ R14, R10")
+	}
+	// back to the first of the eight
+	g.load("width", "CX")
+	g.p("IMULQ $7, CX")
+	g.p("MOVQ CX, R11")
+	g.p("SHLQ $2, R11")
+	g.p("SUBQ R11, BX")
+	g.p("SUBQ R11, R8")
+	g.p("IMULQ DI, CX")
+	g.p("SUBQ CX, R10")
+}
+
+// part is some bits of the words of a turned column.
+type part struct{ column, shift, bits int }
+
+// codeColumn makes parts of the turned codes float32 and stores them at R10,
+// DI apart. Register mask has that many ones.
+func (g *gen) codeColumn(parts []part, mask int) {
+	x, scale := 16, 17
+	if g.lanes == 8 {
+		x, scale = 1, 2
+	}
+	widen := func(i int, p part) {
+		from := g.column(p.column)
+		if p.shift > 0 {
+			g.p("VPSRLD $%d, %s, %s", p.shift, g.v(from), g.v(x))
+			from = x
+		}
+		if p.shift+p.bits < 32 {
+			g.p("VPAND%s %s, %s, %s", g.suffixD(), g.v(mask), g.v(from), g.v(x))
+		}
+		g.p("VCVTDQ2PS %s, %s", g.v(x), g.v(x))
 		g.p("VBROADCASTSS %d(BX), %s", 4*i, g.v(scale))
 		if g.lanes == 16 {
-			g.p("VFMADD213PS.BCST %d(R8), %s, %s", 4*i, g.v(scale), g.v(t))
+			g.p("VFMADD213PS.BCST %d(R8), %s, %s", 4*i, g.v(scale), g.v(x))
 		} else {
 			g.p("VBROADCASTSS %d(R8), %s", 4*i, g.v(scale+1))
-			g.p("VFMADD213PS %s, %s, %s", g.v(scale+1), g.v(scale), g.v(t))
+			g.p("VFMADD213PS %s, %s, %s", g.v(scale+1), g.v(scale), g.v(x))
 		}
-		store()
-		g.p("ADDQ DI, R10")
-	}
-	all, done := g.newLabel("all"), g.newLabel("stored")
-	if g.lanes == 8 {
-		g.p("CMPQ R13, $8")
-		g.p("JGE %s", all)
-		g.p("VMOVUPS (R15), Y0")
-	}
-	for i := range g.lanes {
-		widen(i, func() {
-			if g.lanes == 16 {
-				g.p("VMOVUPS %s, K7, (R10)", g.v(t))
-			} else {
-				g.p("VMASKMOVPS %s, Y0, (R10)", g.v(t))
-			}
-		})
 	}
 	if g.lanes == 16 {
+		for i, p := range parts {
+			widen(i, p)
+			g.p("VMOVUPS %s, K7, (R10)", g.v(x))
+			g.p("ADDQ DI, R10")
+		}
 		return
+	}
+	all, done := g.newLabel("all"), g.newLabel("stored")
+	g.p("CMPQ R13, $8")
+	g.p("JGE %s", all)
+	g.p("VMOVUPS (R15), Y0")
+	for i, p := range parts {
+		widen(i, p)
+		g.p("VMASKMOVPS %s, Y0, (R10)", g.v(x))
+		g.p("ADDQ DI, R10")
 	}
 	g.p("JMP %s", done)
 	g.label(all)
-	for i := range g.lanes {
-		widen(i, func() { g.p("VMOVUPS %s, (R10)", g.v(t)) })
+	for i, p := range parts {
+		widen(i, p)
+		g.p("VMOVUPS %s, (R10)", g.v(x))
+		g.p("ADDQ DI, R10")
 	}
 	g.label(done)
 }

@@ -1,13 +1,3 @@
-// Package amd64 writes the assembly of package vec for AVX2 and AVX-512. One
-// generator serves both tiers where they differ in width only. Registers are
-// chosen by hand.
-//
-//	go test ./cpu/internal/vec/asmgen/amd64 -update
-//
-// writes the files anew; without -update the same test compares them. It is a
-// generator of our own, and not avo, because it then runs inside a test on any
-// machine, with no module to download, and because the tiles choose their
-// registers themselves.
 package amd64
 
 import (

@@ -9,8 +9,12 @@ const (
 	rowBytes   = 4 * tileKeys
 )
 
-// softmaxStrip writes SoftmaxStrip, one register of lanes after another: the
-// scores and their maximum in four chains of keys, then the weights.
+// softmaxStrip writes SoftmaxStrip, one register of lanes after another, or two
+// together where there are registers for it: the scores and their maximum in
+// four chains, then the weights.
+//
+// The port limit of AVX-512 for 64 keys is 960 cycles: 15 instructions for each
+// of 128 registers, two a cycle.
 func (g *gen) softmaxStrip() {
 	g.fn("softmaxStrip", "s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32", "")
 	g.load("scale", "DX", "m", "SI", "l", "DI", "f", "R8")
@@ -18,76 +22,87 @@ func (g *gen) softmaxStrip() {
 	g.load("visible", "BX")
 	g.p("TESTQ BX, BX")
 	g.p("JNE masked")
-	for c := range stripLanes / g.lanes {
-		g.stripGroup(e, c, false)
+	together := g.lanes / 8
+	for _, masked := range []bool{false, true} {
+		if masked {
+			g.label("masked")
+		}
+		for c := 0; c < stripLanes/g.lanes; c += together {
+			g.stripGroups(e, c, together, masked)
+		}
+		g.end()
 	}
-	g.end()
-	g.label("masked")
-	for c := range stripLanes / g.lanes {
-		g.stripGroup(e, c, true)
-	}
-	g.end()
 }
 
-// stripGroup writes the softmax of register c of the lanes.
-func (g *gen) stripGroup(e exp, c int, masked bool) {
-	const scale, top, t, mask, hid = 0, 1, 5, 9, 13
-	at := c * g.bytes()
-	g.p("VMOVUPS %d(DX), %s", at, g.v(scale))
-	for i := range 4 {
-		g.p("VMOVUPS %d(SI), %s", at, g.v(top+i))
+// stripGroups writes the softmax of n registers of lanes from number c on.
+func (g *gen) stripGroups(e exp, c, n int, masked bool) {
+	const top, t, mask, hid, scale = 1, 5, 9, 13, 14
+	at := func(i int) int { return (c + i) * g.bytes() }
+	for i := range n {
+		g.p("VMOVUPS %d(DX), %s", at(i), g.v(scale+i))
+		for k := i; k < 4; k += n {
+			g.p("VMOVUPS %d(SI), %s", at(i), g.v(top+k))
+		}
 	}
 	if masked {
 		g.p("VMOVUPS %s, %s", g.words("hidden", hidden), g.v(hid))
 	}
 	m := g.masks(mask, 4)
-	g.keyLoops(4, masked, func(n int) {
-		for j := range n {
-			mem := fmt.Sprintf("%d(AX)", j*stripBytes+at)
+	g.keyLoops(4/n, masked, func(keys int) {
+		for k := range keys * n {
+			j, i := k/n, k%n
+			mem := fmt.Sprintf("%d(AX)", j*stripBytes+at(i))
 			if masked {
-				m := m[j]
-				g.visible("BX", 2*j*(16/g.lanes)+c, m)
-				g.scored(mem, scale, hid, m, t+j)
+				g.visible("BX", j*stripLanes/g.lanes+c+i, m[k])
+				g.scored(mem, scale+i, hid, m[k], t+k)
 			} else {
-				g.p("VMULPS %s, %s, %s", mem, g.v(scale), g.v(t+j))
+				g.p("VMULPS %s, %s, %s", mem, g.v(scale+i), g.v(t+k))
 			}
-			g.p("VMOVUPS %s, %s", g.v(t+j), mem)
-			g.max(t+j, top+j)
+			g.p("VMOVUPS %s, %s", g.v(t+k), mem)
+			g.max(t+k, top+k)
 		}
 	})
-	g.max(top+1, top)
-	g.max(top+3, top+2)
-	g.max(top+2, top)
-
-	// f = E(m − m'), l = l·f, and −m'
-	const neg, l = 0, 1
-	x, q, z := seq(2, 1), seq(6, 1), seq(10, 1)
-	g.zero(neg)
-	g.p("VADDPS %s, %s, %s", g.v(neg), g.v(top), g.v(neg)) // −0 becomes +0
-	g.p("VMOVUPS %d(SI), %s", at, g.v(x[0]))
-	g.p("VMOVUPS %s, %d(SI)", g.v(neg), at)
-	g.p("VSUBPS %s, %s, %s", g.v(neg), g.v(x[0]), g.v(x[0]))
-	g.exp2(e, x, q, z, g.masks(14, 1), false)
-	g.p("VMOVUPS %s, %d(R8)", g.v(q[0]), at)
-	g.p("VMULPS %d(DI), %s, %s", at, g.v(q[0]), g.v(l))
-	g.negate(neg)
-
-	unroll := 2
-	if g.lanes == 16 {
-		unroll = 4
+	for k := 2; k >= n; k /= 2 { // chain k+i into chain i
+		for i := range k {
+			g.max(top+k+i, top+i)
+		}
 	}
-	g.keyLoops(unroll, false, func(n int) {
-		x, q, z, m := seq(2, n), seq(2+unroll, n), seq(2+2*unroll, n), g.masks(2+3*unroll, n)
-		for j := range n {
-			g.p("VADDPS %d(AX), %s, %s", j*stripBytes+at, g.v(neg), g.v(x[j]))
+
+	// −m', f = E(m − m') and l = l·f
+	neg, l, x, u := 0, n, 2*n, 2*n
+	for i := range n { // from above, for neg and top overlap
+		g.p("VMOVAPS %s, %s", g.v(top+i), g.v(t+i))
+	}
+	for i := range n {
+		g.zero(neg + i)
+		g.p("VADDPS %s, %s, %s", g.v(t+i), g.v(neg+i), g.v(neg+i)) // −0 becomes +0
+		g.p("VMOVUPS %d(SI), %s", at(i), g.v(x+i))
+		g.p("VMOVUPS %s, %d(SI)", g.v(neg+i), at(i))
+		g.p("VSUBPS %s, %s, %s", g.v(neg+i), g.v(x+i), g.v(x+i))
+	}
+	g.exp2(e, seq(x, n), seq(x+u, n), seq(x+2*u, n), g.masks(x+3*u, n), false)
+	for i := range n {
+		g.p("VMOVUPS %s, %d(R8)", g.v(x+u+i), at(i))
+		g.p("VMULPS %d(DI), %s, %s", at(i), g.v(x+u+i), g.v(l+i))
+		g.negate(neg + i)
+	}
+
+	g.keyLoops(2, false, func(keys int) {
+		k := keys * n
+		x, q, z, m := seq(x, k), seq(x+u, k), seq(x+2*u, k), g.masks(x+3*u, k)
+		mem := func(k int) string { return fmt.Sprintf("%d(AX)", k/n*stripBytes+at(k%n)) }
+		for k := range k {
+			g.p("VADDPS %s, %s, %s", mem(k), g.v(neg+k%n), g.v(x[k]))
 		}
 		g.exp2(e, x, q, z, m, false)
-		for j := range n {
-			g.p("VMOVUPS %s, %d(AX)", g.v(q[j]), j*stripBytes+at)
-			g.p("VADDPS %s, %s, %s", g.v(q[j]), g.v(l), g.v(l))
+		for k := range k {
+			g.p("VMOVUPS %s, %s", g.v(q[k]), mem(k))
+			g.p("VADDPS %s, %s, %s", g.v(q[k]), g.v(l+k%n), g.v(l+k%n))
 		}
 	})
-	g.p("VMOVUPS %s, %d(DI)", g.v(l), at)
+	for i := range n {
+		g.p("VMOVUPS %s, %d(DI)", g.v(l+i), at(i))
+	}
 }
 
 // keyLoops writes a loop over the keys of a strip, n at a time, and one over
