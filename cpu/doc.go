@@ -28,4 +28,7 @@
 // What is summed over queries (the gradients of keys and values, and
 // ColumnStats) goes the other way: a worker owns a tile of keys, and takes the
 // blocks of queries in order (head.go).
+//
+// Under the Fast policy, strips of BF16 queries, keys and values run in the
+// processor's matrix unit where it has one: matrix.go and package bf16.
 package cpu
