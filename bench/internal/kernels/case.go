@@ -128,8 +128,19 @@ func (c Case) kvBytes() int64 {
 	return coded + 2*n*heads*dim*c.KV.DType.Size()
 }
 
+// queryType is the type of queries and outputs: BF16 in prefill over BF16, as
+// models in that type run, where a matrix unit can serve Fast.
+func (c Case) queryType() tensor.DType {
+	if c.Kind == Prefill && c.KV.DType == tensor.BF16 {
+		return tensor.BF16
+	}
+	return tensor.F32
+}
+
 // queryBytes is the size of the queries, and of the outputs.
-func (c Case) queryBytes() int64 { return 4 * int64(c.Queries()) * int64(c.Heads*c.HeadDim) }
+func (c Case) queryBytes() int64 {
+	return c.queryType().Size() * int64(c.Queries()) * int64(c.Heads*c.HeadDim)
+}
 
 // Axes spans cases. Every list has at least one entry.
 type Axes struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/longctx/longctx/cpu"
@@ -88,6 +89,9 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 		return err
 	}
 	c.Close = func() { a.Close() }
+	if words := strings.Split(a.Name(), "/"); len(words) > 1 { // with a matrix unit, if it has one
+		c.Variant = words[1] + "/" + policy.String()
+	}
 	p.clear()
 	run := p.runner(a)
 	if err := run(); err != nil {

@@ -8,11 +8,12 @@
 // keys, whose elements take B bytes:
 //
 //	FLOP  = 4·D·H·pairs                                 a multiply and an add for each feature of the score, and of the output
-//	bytes = 2·N·G·D·B + 2·Nq·H·D·4                      each key and value once, each query read and each output written once
+//	bytes = 2·N·G·D·B + 2·Nq·H·D·Bq                     each key and value once, each query read and each output written once
 //	pairs = Nq·N full, N·(N+1)/2 causal (Nq = N), N in decode (Nq = 1)
 //
 // The exponentials, and whatever a kernel reads again, are not counted.
-// Queries and outputs are F32. Of int8 and int4, a full page has codes of 8 or
+// Queries and outputs are F32, and BF16 in prefill over BF16, where the matrix
+// unit serves Fast. Of int8 and int4, a full page has codes of 8 or
 // 4 bits, and a scale and a zero of 16 bits for each group; the last page, if
 // it is not full, is F16. Their peers in ggml are q8_0 and q4_0.
 //

@@ -27,8 +27,9 @@ func newProblem(c Case, layers int, a *arena, query []byte, b kernel.Backend) (*
 	p := &problem{Case: c, layers: layers}
 	shape := []int64{int64(c.Queries()), int64(c.Heads), int64(c.HeadDim)}
 	size := c.queryBytes()
-	p.query = tensor.Of(tensor.HostBytes(query[:size:size]), tensor.F32, shape...)
-	p.out = tensor.Of(tensor.HostBytes(query[size:2*size:2*size]), tensor.F32, shape...)
+	p.query = tensor.Of(tensor.HostBytes(query[:size:size]), c.queryType(), shape...)
+	p.out = tensor.Of(tensor.HostBytes(query[size:2*size:2*size]), c.queryType(), shape...)
+	fill(query[:size], c.queryType())
 	dtype := c.KV.DType
 	if c.KV.Codec != kernel.NoCodec {
 		dtype = tensor.U8
@@ -136,7 +137,7 @@ func (p *problem) attention(b kernel.Backend, policy kernel.Policy) (*attention.
 		mask = attention.Causal()
 	}
 	a, err := attention.New(b, attention.Config{
-		Heads: p.Heads, KVHeads: p.KVHeads, HeadDim: p.HeadDim, DType: tensor.F32, KVDType: p.KV.DType,
+		Heads: p.Heads, KVHeads: p.KVHeads, HeadDim: p.HeadDim, DType: p.queryType(), KVDType: p.KV.DType,
 		PageSize: p.PageSize, Codec: p.KV.Codec, Mask: mask, Policy: policy,
 	})
 	if err != nil {
@@ -325,9 +326,9 @@ func (p *problem) check(policy kernel.Policy) (float64, error) {
 }
 
 // tolerance is far above what rounding does, and far below what one key in the
-// wrong place does. Fast may round products to the type of the keys.
+// wrong place does. Fast may round weights to the type of the keys.
 func (p *problem) tolerance(policy kernel.Policy) float64 {
-	if policy == kernel.Fast && p.KV.DType != tensor.F32 {
+	if policy == kernel.Fast && p.KV.DType != tensor.F32 || p.queryType() != tensor.F32 {
 		return 1e-2
 	}
 	return 2e-5
@@ -335,8 +336,8 @@ func (p *problem) tolerance(policy kernel.Policy) float64 {
 
 // clear spoils the output, so that what a kernel leaves out is seen.
 func (p *problem) clear() {
-	out := p.out.F32s()
-	for i := range out {
-		out[i] = float32(math.NaN())
+	nan := []byte{0, 0, 0xc0, 0x7f}[4-p.out.DType.Size():] // its upper half is one of BF16
+	for out := p.out.Bytes(); len(out) > 0; {
+		out = out[copy(out, nan):]
 	}
 }

@@ -68,7 +68,6 @@ func (r *Runner) Prepare(cases []Case) error {
 	}
 	v := tensor.Of(buffer, tensor.F32)
 	r.query = v.Bytes()
-	fill(r.query[:query], tensor.F32)
 	return nil
 }
 
