@@ -89,7 +89,7 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 		return err
 	}
 	c.Close = func() { a.Close() }
-	if words := strings.Split(a.Name(), "/"); len(words) > 1 { // with a matrix unit, if it has one
+	if words := strings.Split(a.KernelName(), "/"); len(words) > 1 { // with a matrix unit, if it has one
 		c.Variant = words[1] + "/" + policy.String()
 	}
 	p.clear()
