@@ -78,11 +78,11 @@ func (a *attention) Name() string {
 // load and convert a tile of keys for more rows; the queries, sums and outputs
 // of a block should stay in the second-level cache.
 const (
-	maxBlockRows  = 512
+	maxBlockRows  = 1024
 	minBlockRows  = 64
-	blockMemory   = 768 << 10 // bytes of queries and sums
-	waveMemory    = 2 << 20   // bytes of the states of chunks computed side by side
-	blocksAWorker = 8         // wanted, so that the last ones end together
+	blockMemory   = 1536 << 10 // bytes of queries and sums
+	waveMemory    = 2 << 20    // bytes of the states of chunks computed side by side
+	blocksAWorker = 8          // wanted, so that the last ones end together
 )
 
 // Plan lists the blocks. The Batch is kept, not copied: it must not change

@@ -220,7 +220,7 @@ func (sc *scratch) queryGradients(a *attention, i int) {
 	size := sc.rows * sc.ld
 	clear(g.dq[:a.spec.Terms*size])
 	for j0 := sc.chunk0 * kernel.ChunkSize; j0 < min(sc.chunk1*kernel.ChunkSize, sc.seq.keys); j0 += tile {
-		sc.setTile(j0, int(min(tile, sc.seq.keys-j0)))
+		sc.setTile(0, j0, int(min(tile, sc.seq.keys-j0)))
 		if !sc.weights(a) {
 			continue
 		}
@@ -261,7 +261,7 @@ func (sc *scratch) keyGradients(a *attention, item int64) {
 	for i := range blocks {
 		sc.prepareGrad(a, &blocks[i], false)
 		if i == 0 {
-			sc.setTile(t.j0, t.n)
+			sc.setTile(0, t.j0, t.n)
 		}
 		if sc.weights(a) {
 			sc.addColumns(a)

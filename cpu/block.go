@@ -54,13 +54,8 @@ type scratch struct {
 	raw, s  []float32 // products and scores of a part
 	turn    []float32 // [Lanes][max ld] rows to be transposed
 
-	// One tile of keys: as stored, as each variant rotates them, and transposed.
-	k, kr, kt []float32 // [tile][ld], [terms][tile][ld], [HeadDim][tile]
-	v         []float32 // [tile][vld]
-	have      uint16    // which of them: see load.go
-	turned    int       // the variant that kt holds
-	j0        int64     // first key of the tile
-	n         int       // keys of the tile
+	*tileMemory              // the current one
+	tiles       []tileMemory // of a chunk
 
 	part  state // of the chunk
 	total state
@@ -71,19 +66,28 @@ type scratch struct {
 	stats  statsScratch
 }
 
+// tileMemory is a tile of keys: as stored, as each variant rotates them, and
+// transposed.
+type tileMemory struct {
+	k, kr, kt []float32 // [tile][ld], [terms][tile][ld], [HeadDim][tile]
+	v         []float32 // [tile][vld]
+	have      uint16    // which of them: see load.go
+	turned    int       // the variant that kt holds
+	j0        int64     // first key of the tile
+	n         int       // keys of the tile
+}
+
 func newScratch(s *kernel.Spec) *scratch {
 	ld, vld := vec.Pad(s.HeadDim), vec.Pad(s.ValueDim)
 	sc := &scratch{
 		ld: ld, vld: vld,
 		visible: make([]uint32, tile),
-		k:       make([]float32, tile*ld),
-		kt:      make([]float32, s.HeadDim*tile),
-		v:       make([]float32, tile*vld),
+		tiles:   make([]tileMemory, kernel.ChunkSize/tile),
 		turn:    make([]float32, vec.Lanes*max(ld, vld)),
 	}
-	if s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE {
-		sc.kr = make([]float32, s.Terms*tile*ld)
-	}
+	sc.tileMemory = &sc.tiles[0]
+	sc.kt = make([]float32, s.HeadDim*tile)
+	sc.growTile(s, 0)
 	if s.Backward {
 		sc.grad = newGradScratch(s)
 	}
@@ -93,8 +97,25 @@ func newScratch(s *kernel.Spec) *scratch {
 	return sc
 }
 
+// growTile makes room for tile i of a chunk.
+func (sc *scratch) growTile(s *kernel.Spec, i int) {
+	t := &sc.tiles[i]
+	if t.k != nil {
+		return
+	}
+	t.k, t.v = make([]float32, tile*sc.ld), make([]float32, tile*sc.vld)
+	if s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE {
+		t.kr = make([]float32, s.Terms*tile*sc.ld)
+	}
+}
+
 // grow makes room for blocks of so many rows.
 func (sc *scratch) grow(s *kernel.Spec, how matrices, rows int) {
+	if rows > wideRows && !how.use {
+		for i := range sc.tiles {
+			sc.growTile(s, i)
+		}
+	}
 	rows = strips(max(rows, headRows(s))) * vec.Lanes
 	if rows <= sc.stride {
 		return
@@ -280,17 +301,32 @@ func (sc *scratch) keyPosition(a *attention, j int64) int64 {
 // chunk computes the state of the block's rows over one chunk of keys.
 func (sc *scratch) chunk(a *attention, c int64, st *state) {
 	st.reset(sc.rows, sc.wide)
-	end := min((c+1)*kernel.ChunkSize, sc.seq.keys)
-	for j0 := c * kernel.ChunkSize; j0 < end; j0 += tile {
-		sc.setTile(j0, int(min(tile, end-j0)))
-		if sc.wide && a.matrices.use && sc.matrixTile(a, st) {
-			continue
+	j0, end := c*kernel.ChunkSize, min((c+1)*kernel.ChunkSize, sc.seq.keys)
+	switch {
+	case !sc.wide:
+		for ; j0 < end; j0 += tile {
+			sc.setTile(0, j0, int(min(tile, end-j0)))
+			sc.rowsTile(a, st)
+		}
+	case a.matrices.use:
+		for ; j0 < end; j0 += tile {
+			sc.setTile(0, j0, int(min(tile, end-j0)))
+			if !sc.matrixTile(a, st) {
+				for x := range sc.parts() {
+					sc.strip(a, st, x)
+				}
+			}
+		}
+	default: // a strip after another, so that its queries and sums stay near
+		n := 0
+		for ; j0 < end; j0 += tile {
+			sc.setTile(n, j0, int(min(tile, end-j0)))
+			n++
 		}
 		for x := range sc.parts() {
-			if sc.wide {
+			for i := range n {
+				sc.tileMemory = &sc.tiles[i]
 				sc.strip(a, st, x)
-			} else {
-				sc.rowsTile(a, st)
 			}
 		}
 	}

@@ -4,13 +4,13 @@
 //
 // Attention is FlashAttention's tiled loop (Dao et al., arXiv 2205.14135,
 // algorithm 1) over rows: a row is one query token of one head. A block has
-// up to 512 rows of one sequence and one KV head, the heads of its group side
+// up to 1024 rows of one sequence and one KV head, the heads of its group side
 // by side, so that each key and value is loaded once for all of them. For a
 // block, in block.go:
 //
 //	for each chunk of 512 keys:                      its own state (m, l, o) a row
-//	    for each tile of 64 keys:
-//	        for each strip of 32 rows that see a key of it:
+//	    for each strip of 32 rows:
+//	        for each tile of 64 keys that a row sees:
 //	            for each Term with a pair in the tile:
 //	                load and rotate the keys, once a tile; s = q·k; mods
 //	            m' = max; rescale; p = E(s − m'); l += p; o += p·v

@@ -16,8 +16,12 @@ const (
 	haveTurned
 )
 
-// setTile makes keys j0 … j0+n−1 of the sequence the current tile.
-func (sc *scratch) setTile(j0 int64, n int) { sc.j0, sc.n, sc.have, sc.turned = j0, n, 0, 0 }
+// setTile makes keys j0 … j0+n−1 of the sequence the current tile, in the
+// memory of tile i of a chunk.
+func (sc *scratch) setTile(i int, j0 int64, n int) {
+	sc.tileMemory = &sc.tiles[i]
+	sc.j0, sc.n, sc.have, sc.turned = j0, n, 0, 0
+}
 
 // keys are the rows of the tile as variant v rotates them, ld apart.
 func (sc *scratch) keys(a *attention, v int) []float32 {

@@ -75,7 +75,7 @@ func (sc *scratch) columnStats(a *attention, item int64) {
 			c.blk = b
 			sc.setBlock(a, &c.blk, false)
 			if fresh {
-				sc.setTile(t.j0, t.n)
+				sc.setTile(0, t.j0, t.n)
 			}
 			if sc.sees(a) && sc.look(a, 0) != 0 {
 				sc.loadQueries(a)
