@@ -27,6 +27,11 @@ type Problem struct {
 
 	Power, Window int // ColumnStats: of its arguments; Power 0: 1
 
+	// Drawn marks a random case. Among millions of elements some pass twice the
+	// naive error, and the LSE that a gradient starts from has an error of its
+	// own: 16 times is allowed. The bits of Exact are compared all the same.
+	Drawn bool
+
 	// Wild marks scores so large that float32 cannot hold them to 1e-6: the
 	// rule of twice the naive error remains.
 	Wild bool

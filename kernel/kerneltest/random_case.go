@@ -6,7 +6,6 @@ import (
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/kernel"
-	"github.com/longctx/longctx/tensor"
 )
 
 // Random is a case drawn from all that a Config and a Step can say, the same
@@ -55,7 +54,7 @@ func (d *drawn) problem(seed uint64) *Problem {
 	if !c.Backward && d.chance(60) {
 		c.PageSize = one(d, 1, 5, 16, 16, 32, 64, 64, 100, 128, 512)
 	}
-	p := &Problem{Config: *c, Seed: seed, Layout: Layout{Gap: d.below(3), Pad: d.below(3), HeadsFirst: d.chance(30)}}
+	p := &Problem{Config: *c, Seed: seed, Drawn: true, Layout: Layout{Gap: d.below(3), Pad: d.below(3), HeadsFirst: d.chance(30)}}
 	if d.chance(10) {
 		p.Layout.Spread = 2
 	}
@@ -181,7 +180,7 @@ func (d *drawn) score(p *Problem) {
 		s.SoftCap = one(d, 0.5, 5, 50)
 	}
 	if d.chance(30) {
-		s.LogN = 1 + d.below(100)
+		s.LogN = 2 + d.below(100)
 	}
 	s.RelBiasStart = int32(d.below(20) - 10)
 	p.RelBias = 1 + d.below(100)
@@ -201,9 +200,11 @@ func (d *drawn) specials(p *Problem) {
 		x.Lo = d.below(n)
 		x.Hi = x.Lo + 1 + d.below(n-x.Lo)
 		x.Value = one(d, float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 0, float32(math.Copysign(0, -1)), 0x1p-140, 0x1p-24)
-		if (x.Tensor != 'q' && p.Config.KVDType == tensor.F16 || x.Tensor == 'q' && p.Config.DType == tensor.F16) && x.Value == 0x1p-140 {
-			x.Value = 0x1p-24
+		dtype := p.Config.KVDType
+		if x.Tensor == 'q' {
+			dtype = p.Config.DType
 		}
+		x.Value = float32(round(dtype, float64(x.Value))) // what the type can hold
 		p.Special = append(p.Special, x)
 		p.Wild = true
 	}
