@@ -195,7 +195,7 @@ func (a *attention) Run(args *kernel.Args) error {
 		&args.Slopes, &args.RelBias, &args.PrefixBias, &args.SinkLogit); err != nil {
 		return err
 	}
-	a.args.set(args)
+	a.args.set(&a.spec, args)
 	a.score.set(&a.spec, &args.ScoreArgs)
 	for _, sc := range a.scratch {
 		sc.blk = nil

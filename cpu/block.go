@@ -18,12 +18,14 @@ const wideRows = 16
 type runArgs struct {
 	query, key, value, out reader
 	lse                    scalars
+	halves                 bool // keys and values suit products of 16-bit elements
 }
 
-func (a *runArgs) set(args *kernel.Args) {
+func (a *runArgs) set(s *kernel.Spec, args *kernel.Args) {
 	a.query, a.out = read(&args.Query), read(&args.Out)
 	a.key = readKeys(&args.Key, &args.KeyScale, &args.CodedKey)
 	a.value = readKeys(&args.Value, &args.ValueScale, &args.CodedValue)
+	a.halves = takesHalves(s, &a.key, &a.value)
 	a.lse = scalars{}
 	if !args.LSE.IsZero() {
 		a.lse = readScalars(&args.LSE)
@@ -71,6 +73,7 @@ type scratch struct {
 type tileMemory struct {
 	k, kr, kt []float32 // [tile][ld], [terms][tile][ld], [HeadDim][tile]
 	v         []float32 // [tile][vld]
+	halves    []uint16  // [HeadDim][tile]
 	have      uint16    // which of them: see load.go
 	turned    int       // the variant that kt holds
 	j0        int64     // first key of the tile
@@ -86,7 +89,7 @@ func newScratch(s *kernel.Spec) *scratch {
 		turn:    make([]float32, vec.Lanes*max(ld, vld)),
 	}
 	sc.tileMemory = &sc.tiles[0]
-	sc.kt = make([]float32, s.HeadDim*tile)
+	sc.kt, sc.halves = make([]float32, s.HeadDim*tile), make([]uint16, s.HeadDim*tile)
 	sc.growTile(s, 0)
 	if s.Backward {
 		sc.grad = newGradScratch(s)

@@ -13,6 +13,7 @@ const (
 	haveColumns
 	haveValues
 	haveValueColumns
+	haveHalves
 	haveTurned
 )
 
@@ -82,6 +83,48 @@ func (sc *scratch) values(a *attention) []float32 {
 	return sc.v
 }
 
+// halfColumns are the keys of the tile transposed as they are stored, in 16
+// bits: feature d of key j at d·tile+j.
+func (sc *scratch) halfColumns(a *attention) vec.Matrix16 {
+	r := &a.args.key
+	if sc.have&haveHalves == 0 {
+		sc.have |= haveHalves
+		for j := 0; j < sc.n; {
+			at, stride, n := r.place(a, sc, j)
+			vec.Turn16(sc.halves[j:], tile, r.bits[at:], int(stride), n, a.spec.HeadDim, r.ahead(a, sc, j))
+			j += n
+		}
+	}
+	return vec.Matrix16{X: sc.halves, Row: tile, DType: r.dtype}
+}
+
+// staysHalf reports whether the products can take the tile as it is stored, in
+// 16 bits. That pays where few rows share it, and where it is whole.
+func (sc *scratch) staysHalf(a *attention) bool {
+	if !a.args.halves || sc.n < tile || sc.rows > wideRows {
+		return false
+	}
+	if a.spec.Codec == kernel.NoCodec {
+		return true
+	}
+	first, size := int(a.batch.Pages.Indptr[sc.blk.seq]), int64(a.spec.PageSize)
+	for j := sc.j0; j < sc.j0+tile; j += size {
+		if a.batch.Pages.IsCoded(first + int(j/size)) {
+			return false
+		}
+	}
+	return true
+}
+
+// takesHalves reports whether keys and values suit vec.Turn16 and
+// vec.MulAdd16: whole registers of features that lie side by side, and pages
+// of whole registers of keys.
+func takesHalves(s *kernel.Spec, key, value *reader) bool {
+	return vec.Multiplies16() && key.bits != nil && value.bits != nil && key.dim == 1 && value.dim == 1 &&
+		s.HeadDim%32 == 0 && s.ValueDim%16 == 0 && s.PageSize%16 == 0 &&
+		!(s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE)
+}
+
 // reader widens rows of a tensor to float32.
 type reader struct {
 	f32    []float32
@@ -116,14 +159,10 @@ func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc 
 	b, s, head := a.batch, int(sc.blk.seq), int(sc.blk.kvHead)
 	at := r.offset + int64(head)*r.head
 	if a.spec.PageSize == 0 {
-		ahead := 0
-		if sc.j0+tile < sc.seq.keys {
-			ahead = int(tile * r.row)
-		}
-		r.loadScaled(dst, ld, columns, at+(int64(b.KeyStart[s])+sc.j0)*r.row, r.row, sc.n, ahead, head)
+		r.loadScaled(dst, ld, columns, at+(int64(b.KeyStart[s])+sc.j0)*r.row, r.row, sc.n, r.ahead(a, sc, 0), head)
 		return
 	}
-	first, end, size := int(b.Pages.Indptr[s]), int(b.Pages.Indptr[s+1]), int64(a.spec.PageSize)
+	first, size := int(b.Pages.Indptr[s]), int64(a.spec.PageSize)
 	for j := 0; j < sc.n; {
 		i, slot := first+int((sc.j0+int64(j))/size), (sc.j0+int64(j))%size
 		n, page := min(sc.n-j, int(size-slot)), int64(b.Pages.Indices[i])
@@ -134,7 +173,7 @@ func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc 
 		if b.Pages.IsCoded(i) {
 			r.coded.load(dst[to:], ld, columns, page, slot, n, head)
 		} else {
-			r.loadScaled(dst[to:], ld, columns, at+page*r.row+slot*r.slot, r.slot, n, r.ahead(b, i, end, slot, size), head)
+			r.loadScaled(dst[to:], ld, columns, at+page*r.row+slot*r.slot, r.slot, n, r.ahead(a, sc, j), head)
 		}
 		j += n
 	}
@@ -154,19 +193,24 @@ func (r *reader) place(a *attention, sc *scratch, j int) (at, stride int64, n in
 	return at, r.slot, min(sc.n-j, int(size-slot))
 }
 
-// ahead is the distance from a slot of page i to the one a tile later, or 0.
-func (r *reader) ahead(b *kernel.Batch, i, end int, slot, size int64) int {
-	if size > tile {
-		if slot+tile < size {
-			return int(tile * r.slot)
-		}
+// ahead is the distance from key j of the current tile to the one a tile
+// later, or 0.
+func (r *reader) ahead(a *attention, sc *scratch, j int) int {
+	b, s := a.batch, int(sc.blk.seq)
+	key := sc.j0 + int64(j)
+	if key+tile >= sc.seq.keys {
 		return 0
 	}
-	next := i + int(tile/size)
-	if tile%size != 0 || next >= end || b.Pages.IsCoded(next) {
+	if a.spec.PageSize == 0 {
+		return int(tile * r.row)
+	}
+	size := int64(a.spec.PageSize)
+	pages := b.Pages.Indices[b.Pages.Indptr[s]:]
+	from, to := key/size, (key+tile)/size
+	if b.Pages.IsCoded(int(int64(b.Pages.Indptr[s]) + to)) {
 		return 0
 	}
-	return int((int64(b.Pages.Indices[next]) - int64(b.Pages.Indices[i])) * r.row)
+	return int((int64(pages[to])-int64(pages[from]))*r.row + ((key+tile)%size-key%size)*r.slot)
 }
 
 // loadScaled is loadRun for keys or values of a head: scaled, if they are.

@@ -17,7 +17,6 @@ func (sc *scratch) rowsTile(a *attention, st *state) {
 	var f [wideRows]float32
 	vec.SoftmaxRows(policy, sc.s, rows, scale, sc.any, st.m, st.l, f[:rows])
 
-	v := sc.values(a)
 	if !st.seen[0] {
 		clear(st.o[:rows*st.ld])
 	} else {
@@ -28,7 +27,23 @@ func (sc *scratch) rowsTile(a *attention, st *state) {
 		}
 	}
 	st.seen[0] = true
-	sc.addRows(a, vec.Matrix{X: st.o, Row: st.ld}, sc.s, vec.Matrix{X: v, Row: sc.vld}, a.spec.ValueDim, sc.any[:rows])
+	o := vec.Matrix{X: st.o, Row: st.ld}
+	if sc.staysHalf(a) && hidesNothing(sc.any[:rows], sc.n) {
+		sc.addHalves(a, o)
+		return
+	}
+	sc.addRows(a, o, sc.s, vec.Matrix{X: sc.values(a), Row: sc.vld}, a.spec.ValueDim, sc.any[:rows])
+}
+
+// addHalves is addRows for values as they are stored, of which none is hidden.
+func (sc *scratch) addHalves(a *attention, c vec.Matrix) {
+	r := &a.args.value
+	for j := 0; j < sc.n; {
+		at, stride, n := r.place(a, sc, j)
+		vec.MulAdd16(a.spec.Policy, c, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, vec.Matrix16{X: r.bits[at:], Row: int(stride), DType: r.dtype},
+			sc.rows, n, a.spec.ValueDim, vec.Keep, r.ahead(a, sc, j))
+		j += n
+	}
 }
 
 // addRows adds w·b to c for the rows of the block, keys ascending, with
@@ -130,6 +145,10 @@ func (sc *scratch) takeRows(a *attention, term int) {
 
 // dotRows sets s to the products of the rows with the keys of the tile.
 func (sc *scratch) dotRows(a *attention, s []float32, v int) {
-	vec.MulAdd(a.spec.Policy, vec.Matrix{X: s, Row: vec.Stride}, vec.Matrix{X: sc.queries(a, v, 0), Row: sc.ld, Col: 1},
-		vec.Matrix{X: sc.columns(a, v), Row: tile}, sc.rows, a.spec.HeadDim, tile, vec.Zero, nil)
+	c, q := vec.Matrix{X: s, Row: vec.Stride}, vec.Matrix{X: sc.queries(a, v, 0), Row: sc.ld, Col: 1}
+	if !sc.wide && sc.staysHalf(a) {
+		vec.MulAdd16(a.spec.Policy, c, q, sc.halfColumns(a), sc.rows, a.spec.HeadDim, tile, vec.Zero, 0)
+		return
+	}
+	vec.MulAdd(a.spec.Policy, c, q, vec.Matrix{X: sc.columns(a, v), Row: tile}, sc.rows, a.spec.HeadDim, tile, vec.Zero, nil)
 }

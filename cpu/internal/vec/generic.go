@@ -72,3 +72,9 @@ func narrow16(dst []uint16, src []float32, dtype tensor.DType) int { return 0 }
 func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int { return 0 }
 
 func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool { return false }
+
+func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, ahead int) int { return 0 }
+
+func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) bool { return false }
+
+func multiplies16() bool { return false }

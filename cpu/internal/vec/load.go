@@ -101,3 +101,20 @@ func Narrow16(dst []uint16, src []float32, dtype tensor.DType) {
 	done := narrow16(dst, src, dtype)
 	dtype.FromF32s(dst[done:], src[done:])
 }
+
+// Turn16 copies n rows of dim elements of 16 bits to columns:
+// dst[d·ld+r] = src[r·stride+d].
+func Turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) {
+	if n <= 0 || dim <= 0 {
+		return
+	}
+	_, _ = dst[(dim-1)*ld+n-1], src[(n-1)*stride+dim-1]
+	if turn16(dst, ld, src, stride, n, dim, ahead) {
+		return
+	}
+	for r := range n {
+		for d, x := range src[r*stride:][:dim] {
+			dst[d*ld+r] = x
+		}
+	}
+}

@@ -137,6 +137,18 @@ func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n,
 	return columns(elementOf(dtype), dst, ld, unsafe.Pointer(p(src)), stride, n, dim, ahead)
 }
 
+func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) bool {
+	switch {
+	case active == AVX512 && n%16 == 0 && dim%32 == 0:
+		turn16AVX512(p(dst), ld, p(src), stride, n, dim, ahead)
+	case active != Generic && n%8 == 0 && dim%16 == 0:
+		turn16AVX2(p(dst), ld, p(src), stride, n, dim, ahead)
+	default:
+		return false
+	}
+	return true
+}
+
 func narrow16(dst []uint16, src []float32, dtype tensor.DType) int {
 	n, tier, t := len(src), tierFor(len(src)), elementOf(dtype)
 	switch {

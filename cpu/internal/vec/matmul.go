@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
 )
 
 // Matrix is a matrix in memory: element (x, y) is X[x·Row+y·Col].
@@ -48,6 +49,48 @@ func MulAdd(p kernel.Policy, c, a, b Matrix, rows, inner, cols int, start Start,
 	}
 	mulAddGeneric(!fused(p), &c, &a, &b, rows, inner, cols-done, start, f)
 }
+
+// Matrix16 is a matrix of F16 or BF16 elements: element (x, y) is X[x·Row+y].
+type Matrix16 struct {
+	X     []uint16
+	Row   int
+	DType tensor.DType
+}
+
+// MulAdd16 is MulAdd with elements of B that it widens. start is Zero or Keep.
+// ahead is how many elements beyond each row of B lies one that will be wanted
+// soon, as in RowsF32.
+func MulAdd16(p kernel.Policy, c, a Matrix, b Matrix16, rows, inner, cols int, start Start, ahead int) {
+	if rows <= 0 || cols <= 0 {
+		return
+	}
+	_ = c.X[(rows-1)*c.Row+cols-1]
+	if inner > 0 {
+		_, _ = a.X[(rows-1)*a.Row+(inner-1)*a.Col], b.X[(inner-1)*b.Row+cols-1]
+	}
+	done := mulAdd16(&c, &a, &b, rows, inner, cols, start, ahead)
+	if done == cols {
+		return
+	}
+	if start == Zero {
+		for x := range rows {
+			clear(c.X[x*c.Row+done:][:cols-done])
+		}
+	}
+	var memory [64]float32
+	for i := done; i < cols; i += len(memory) {
+		n := min(len(memory), cols-i)
+		to := Matrix{X: c.X[i:], Row: c.Row}
+		for y := range inner {
+			b.DType.ToF32s(memory[:n], b.X[y*b.Row+i:][:n])
+			mulAddGeneric(!fused(p), &to, &Matrix{X: a.X[y*a.Col:], Row: a.Row, Col: a.Col}, &Matrix{X: memory[:], Row: n}, rows, 1, n, Keep, nil)
+		}
+	}
+}
+
+// Multiplies16 reports whether MulAdd16 and Turn16 are assembly. Otherwise it
+// is faster to widen a tile first.
+func Multiplies16() bool { return multiplies16() }
 
 // mulAddGeneric keeps two rows by four columns of sums in registers.
 func mulAddGeneric(fast bool, c, a, b *Matrix, rows, inner, cols int, start Start, f []float32) {

@@ -22,6 +22,8 @@ type leaf struct {
 // leaves are all of them. Results that are no operands are written to one.
 var leaves = []leaf{
 	{"MulAdd", setMulAdd},
+	{"MulAdd16", setMulAdd16},
+	{"Turn16", setTurn16},
 	{"SoftmaxStrip", setSoftmaxStrip},
 	{"SoftmaxRows", setSoftmaxRows},
 	{"Take", setTake},
@@ -94,6 +96,41 @@ func setMulAdd(m *memory) func() {
 	b, c := m.matrix(max(inner, 1), cols, v), m.matrix(rows, cols, v)
 	start, f := Start(r.IntN(3)), m.floats(cols, v)
 	return func() { MulAdd(kernel.Exact, c, a, b, rows, inner, cols, start, f) }
+}
+
+func setMulAdd16(m *memory) func() {
+	r, v := m.r, anyValues(m.r)
+	rows, inner, cols, dtype := upTo(r, 16), upTo(r, 140), upTo(r, 270), sixteen(r)
+	switch r.IntN(4) {
+	case 0:
+		rows = 1 + r.IntN(2)
+	case 1:
+		inner = r.IntN(3)
+	}
+	n := max(inner, 1)
+	a, c := m.matrix(rows, n, v), m.matrix(rows, cols, v)
+	if r.IntN(4) == 0 {
+		a = m.matrix(n, rows, v)
+		a.Row, a.Col = a.Col, a.Row
+	}
+	b := Matrix16{Row: cols + r.IntN(3)*r.IntN(20), DType: dtype}
+	b.X = m.halves((n-1)*b.Row+cols, v, dtype)
+	start, ahead := Start(r.IntN(2)), r.IntN(3)*(r.IntN(1<<20)-1<<19)
+	return func() { MulAdd16(kernel.Exact, c, a, b, rows, inner, cols, start, ahead) }
+}
+
+func setTurn16(m *memory) func() {
+	n, dim, stride, ld, ahead, size := shape(m.r, true)
+	if m.r.IntN(2) == 0 {
+		n, dim = (n+15)&^15, (dim+31)&^31
+		ld = n + m.r.IntN(40)
+		stride, size = dim+m.r.IntN(2)*m.r.IntN(300), (dim-1)*ld+n
+	}
+	dst, src := place[uint16](m, anyBits, size), place[uint16](m, anyBits, (n-1)*stride+dim)
+	for i := range src {
+		src[i] = uint16(m.r.Uint32())
+	}
+	return func() { Turn16(dst, ld, src, stride, n, dim, ahead) }
 }
 
 // softmax is the state of n rows: scale, m, l, f. l is never below 0, and m

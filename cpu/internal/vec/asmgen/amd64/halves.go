@@ -55,18 +55,74 @@ func (g *gen) columnPairs(s source) {
 	g.end()
 }
 
-// turnHalves transposes 16 rows of 32 elements of 16 bits in registers 0 … 15:
-// register q then has columns q and q + 8, and register 8 + q columns q + 16
-// and q + 24.
-func (g *gen) turnHalves() {
-	// pairs, fours and eights of rows, within quarters of a register
+// turn16 writes Turn16, for rows in whole registers of float32 and features in
+// whole registers of 16 bits.
+func (g *gen) turn16() {
+	g.fn("turn16", "dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int", "")
+	g.load("dst", "DX", "ld", "DI", "src", "AX", "stride", "SI", "n", "R13", "ahead", "R8")
+	for _, r := range []string{"DI", "SI", "R8"} {
+		g.p("SHLQ $1, %s", r)
+	}
+	n := g.lanes // rows of a block; it has twice as many features
+	g.label("rows")
+	g.p("MOVQ AX, R9")
+	g.p("MOVQ DX, R10")
+	g.load("dim", "R12")
+	g.loop("block")
+	g.p("MOVQ R9, R11")
+	for i := range n {
+		g.p("VMOVUPS (R11), %s", g.v(i))
+		g.p("PREFETCHT1 (R11)(R8*1)")
+		g.p("ADDQ SI, R11")
+	}
+	g.p("LEAQ (R10)(DI*8), CX")
+	if n == 16 {
+		g.turnHalves()
+		for part := range 2 {
+			for q := range 8 {
+				g.p("VMOVUPS Y%d, (R10)", 8*part+q)
+				g.p("VEXTRACTI64X4 $1, Z%d, (CX)", 8*part+q)
+				g.p("ADDQ DI, R10")
+				g.p("ADDQ DI, CX")
+			}
+			g.p("MOVQ CX, R10")
+			g.p("LEAQ (R10)(DI*8), CX")
+		}
+	} else {
+		g.turnEights()
+		for _, q := range halfOrder { // a permutation that is its own inverse
+			g.p("VMOVUPS X%d, (R10)", 8+q)
+			g.p("VEXTRACTI128 $1, Y%d, (CX)", 8+q)
+			g.p("ADDQ DI, R10")
+			g.p("ADDQ DI, CX")
+		}
+		g.p("MOVQ CX, R10")
+	}
+	g.p("ADDQ $%d, R9", 4*n)
+	g.p("SUBQ $%d, R12", 2*n)
+	g.p("JGT block")
+	g.p("MOVQ SI, CX")
+	g.p("SHLQ $%d, CX", map[int]int{16: 4, 8: 3}[n])
+	g.p("ADDQ CX, AX")
+	g.p("ADDQ $%d, DX", 2*n)
+	g.p("SUBQ $%d, R13", n)
+	g.p("JGT rows")
+	g.end()
+}
+
+// turnEights brings eights of rows of 16-bit elements together, within the
+// quarters (or halves) of registers: it takes pairs, fours and eights of
+// registers 0 … lanes−1 to lanes … 2·lanes−1. Register lanes + 8·k + i has rows
+// 8·k … 8·k+7 of columns halfOrder[i], that plus 8, and so on.
+func (g *gen) turnEights() {
+	n := g.lanes
 	for _, level := range []struct {
 		lo, hi   string
 		distance int
 		from, to int
-	}{{"VPUNPCKLWD", "VPUNPCKHWD", 1, 0, 16}, {"VPUNPCKLDQ", "VPUNPCKHDQ", 2, 16, 0}, {"VPUNPCKLQDQ", "VPUNPCKHQDQ", 4, 0, 16}} {
+	}{{"VPUNPCKLWD", "VPUNPCKHWD", 1, 0, n}, {"VPUNPCKLDQ", "VPUNPCKHDQ", 2, n, 0}, {"VPUNPCKLQDQ", "VPUNPCKHQDQ", 4, 0, n}} {
 		d := level.distance
-		for i := range 16 {
+		for i := range n {
 			if i&d != 0 {
 				continue
 			}
@@ -75,8 +131,13 @@ func (g *gen) turnHalves() {
 			g.p("%s %s, %s, %s", level.hi, b, a, g.v(level.to+i+d))
 		}
 	}
-	// Registers 16 … 23 now have the first eight rows of four columns each, in
-	// the order of halfOrder; 24 … 31 the others.
+}
+
+// turnHalves transposes 16 rows of 32 elements of 16 bits in registers 0 … 15:
+// register q then has columns q and q + 8, and register 8 + q columns q + 16
+// and q + 24.
+func (g *gen) turnHalves() {
+	g.turnEights()
 	g.p("VMOVUPS %s, %s", g.words("quarters01", 0, 0, 1, 0, 8, 0, 9, 0, 2, 0, 3, 0, 10, 0, 11, 0), g.v(0))
 	g.p("VMOVUPS %s, %s", g.words("quarters23", 4, 0, 5, 0, 12, 0, 13, 0, 6, 0, 7, 0, 14, 0, 15, 0), g.v(8))
 	for i, q := range halfOrder {

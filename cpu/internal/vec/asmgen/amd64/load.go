@@ -68,6 +68,7 @@ func (g *gen) loads() {
 			g.columnPairs(s)
 		}
 	}
+	g.turn16()
 }
 
 const loadParams = "dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int"

@@ -8,17 +8,33 @@ import "fmt"
 // it takes no port of the multipliers. Strides are free, so K rows, V columns
 // and weights all run in the same loops: element i of a column of A is at
 // multiples 1, 2, 4 of the row stride, or of 3, 5, 7 times it.
-func (g *gen) mulAdd() {
-	g.fn("mulAdd", "c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32", "")
+//
+// With elements of 16 bits in B, which its loads widen, it is MulAdd16: a row
+// of B is a key or value as it lies in memory, and the lines that lie ahead of
+// it are fetched meanwhile.
+func (g *gen) mulAdd(of source) {
+	if of.size == 4 {
+		g.fn("mulAdd", "c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32", "")
+	} else {
+		g.fn("mulAdd"+of.name, "c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int", "")
+	}
 	g.load("arow", "SI", "acol", "DI", "brow", "R8", "crow", "R15", "cols", "R14")
-	for _, r := range []string{"SI", "DI", "R8", "R15"} {
+	for _, r := range []string{"SI", "DI", "R15"} {
 		g.p("SHLQ $2, %s", r)
 	}
+	g.p("SHLQ $%d, R8", map[int]int{4: 2, 2: 1}[of.size])
 	g.p("LEAQ (SI)(SI*2), R9")
-	g.p("LEAQ (SI)(SI*4), R10")
-	g.p("LEAQ (R9)(SI*4), R11")
-	for _, b := range g.blocks() {
-		g.block(b)
+	blocks := g.blocks()
+	if of.size == 4 {
+		g.p("LEAQ (SI)(SI*4), R10")
+		g.p("LEAQ (R9)(SI*4), R11")
+	} else {
+		blocks = g.blocks16()
+		g.load("ahead", "R10")
+		g.p("SHLQ $1, R10")
+	}
+	for _, b := range blocks {
+		g.block(of, b)
 	}
 	g.end()
 }
@@ -54,8 +70,19 @@ func (g *gen) blocks() []block {
 	}
 }
 
+// blocks16 are those of MulAdd16, whose B is widened again for each tile: few
+// rows are the rule.
+func (g *gen) blocks16() []block {
+	one := []tile{{1, 1, 2, 0}}
+	four := []tile{{4, 4, 2, 0}, {2, 2, 2, 0}, {1, 1, 2, 0}}
+	if g.lanes == 16 {
+		return []block{{8, one, 2}, {4, four, 0}, {2, four, 0}, {1, four, 0}}
+	}
+	return []block{{4, one, 2}, {2, four, 0}, {1, four, 0}}
+}
+
 // block writes the loop over blocks of this width.
-func (g *gen) block(b block) {
+func (g *gen) block(of source, b block) {
 	width := b.vectors * g.lanes
 	loop, done := fmt.Sprintf("cols%d", width), fmt.Sprintf("cols%dend", width)
 	g.label(loop)
@@ -71,13 +98,15 @@ func (g *gen) block(b block) {
 		g.label(again)
 		g.p("CMPQ R13, $%d", t.from)
 		g.p("JLT %s", next)
-		g.tile(t, b.vectors)
+		g.tile(of, t, b.vectors)
 		g.p("SUBQ $%d, R13", t.rows)
 		g.p("JMP %s", again)
 		g.label(next)
 	}
-	for _, p := range []string{"c", "b", "f"} {
-		g.p("ADDQ $%d, %s", 4*width, g.arg(p))
+	g.p("ADDQ $%d, %s", 4*width, g.arg("c"))
+	g.p("ADDQ $%d, %s", of.size*width, g.arg("b"))
+	if of.size == 4 {
+		g.p("ADDQ $%d, %s", 4*width, g.arg("f"))
 	}
 	g.p("SUBQ $%d, R14", width)
 	g.p("JMP %s", loop)
@@ -86,13 +115,13 @@ func (g *gen) block(b block) {
 
 // tile writes one tile of n vectors: AX is its first row of A and DX that of
 // C, and both move on.
-func (g *gen) tile(t tile, n int) {
+func (g *gen) tile(of source, t tile, n int) {
 	store := g.newLabel("store")
-	g.tileStart(t, n)
+	g.tileStart(of, t, n)
 	g.p("MOVQ AX, R12")
 	g.load("b", "BX", "inner", "CX")
 	step := func() {
-		g.step(t.rows, n)
+		g.step(of, t.rows, n)
 		g.p("ADDQ R8, BX")
 		g.p("ADDQ DI, R12")
 	}
@@ -153,12 +182,14 @@ func (g *gen) eachVector(t tile, n int, c string, f func(mem, acc string, i int)
 }
 
 // tileStart writes what the sums begin with.
-func (g *gen) tileStart(t tile, n int) {
+func (g *gen) tileStart(of source, t tile, n int) {
 	keep, scale, start := g.newLabel("keep"), g.newLabel("scale"), g.newLabel("start")
 	g.load("start", "CX")
 	g.p("CMPQ CX, $1")
 	g.p("JEQ %s", keep)
-	g.p("JGT %s", scale)
+	if of.size == 4 {
+		g.p("JGT %s", scale)
+	}
 	for i := range t.rows * n {
 		g.zero(i)
 	}
@@ -166,6 +197,10 @@ func (g *gen) tileStart(t tile, n int) {
 	g.label(keep)
 	g.p("MOVQ DX, R12")
 	g.eachVector(t, n, "R12", func(mem, acc string, _ int) { g.p("VMOVUPS %s, %s", mem, acc) })
+	if of.size != 4 {
+		g.label(start)
+		return
+	}
 	g.p("JMP %s", start)
 	g.label(scale)
 	g.p("MOVQ DX, R12")
@@ -179,14 +214,18 @@ func (g *gen) tileStart(t tile, n int) {
 }
 
 // step writes the products of one element of each row of A.
-func (g *gen) step(rows, n int) {
+func (g *gen) step(of source, rows, n int) {
 	first := rows * n // free registers: vectors of B, then broadcast elements
 	spare := g.regs - first - n
 	if spare < 1 {
 		panic(fmt.Sprintf("amd64: tile of %d × %d vectors leaves no register", rows, n))
 	}
 	for i := range n {
-		g.p("VMOVUPS %d(BX), %s", i*g.bytes(), g.v(first+i))
+		at := i * g.lanes * of.size
+		of.widen(g, fmt.Sprintf("%d(BX)", at), first+i, -1)
+		if of.size < 4 && at%64 == 0 {
+			g.p("PREFETCHT1 %d(BX)(R10*1)", at)
+		}
 	}
 	for x := range rows {
 		e := g.v(first + n + x%spare)
