@@ -91,11 +91,24 @@ func (sc *scratch) halfColumns(a *attention) vec.Matrix16 {
 		sc.have |= haveHalves
 		for j := 0; j < sc.n; {
 			at, stride, n := r.place(a, sc, j)
-			vec.Turn16(sc.halves[j:], tile, r.bits[at:], int(stride), n, a.spec.HeadDim, r.ahead(a, sc, j))
+			ahead := 0
+			if r.next(a, sc).X == nil {
+				ahead = r.ahead(a, sc, j)
+			}
+			vec.Turn16(sc.halves[j:], tile, r.bits[at:], int(stride), n, a.spec.HeadDim, ahead)
 			j += n
 		}
 	}
 	return vec.Matrix16{X: sc.halves, Row: tile, DType: r.dtype}
+}
+
+// next is the tile after the current one, if both lie in one piece.
+func (r *reader) next(a *attention, sc *scratch) vec.Next {
+	at, stride, n := r.place(a, sc, 0)
+	if ahead := r.ahead(a, sc, 0); ahead != 0 && n == tile && stride == int64(r.n) {
+		return vec.Next{X: r.bits[at+int64(ahead):]}
+	}
+	return vec.Next{}
 }
 
 // staysHalf reports whether the products can take the tile as it is stored, in

@@ -40,8 +40,12 @@ func (sc *scratch) addHalves(a *attention, c vec.Matrix) {
 	r := &a.args.value
 	for j := 0; j < sc.n; {
 		at, stride, n := r.place(a, sc, j)
+		next := r.next(a, sc)
+		if ahead := int64(r.ahead(a, sc, j)); next.X == nil && ahead != 0 {
+			next = vec.Next{X: r.bits[at+ahead:], Row: int(stride)}
+		}
 		vec.MulAdd16(a.spec.Policy, c, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, vec.Matrix16{X: r.bits[at:], Row: int(stride), DType: r.dtype},
-			sc.rows, n, a.spec.ValueDim, vec.Keep, r.ahead(a, sc, j))
+			sc.rows, n, a.spec.ValueDim, vec.Keep, next)
 		j += n
 	}
 }
@@ -147,7 +151,7 @@ func (sc *scratch) takeRows(a *attention, term int) {
 func (sc *scratch) dotRows(a *attention, s []float32, v int) {
 	c, q := vec.Matrix{X: s, Row: vec.Stride}, vec.Matrix{X: sc.queries(a, v, 0), Row: sc.ld, Col: 1}
 	if !sc.wide && sc.staysHalf(a) {
-		vec.MulAdd16(a.spec.Policy, c, q, sc.halfColumns(a), sc.rows, a.spec.HeadDim, tile, vec.Zero, 0)
+		vec.MulAdd16(a.spec.Policy, c, q, sc.halfColumns(a), sc.rows, a.spec.HeadDim, tile, vec.Zero, a.args.key.next(a, sc))
 		return
 	}
 	vec.MulAdd(a.spec.Policy, c, q, vec.Matrix{X: sc.columns(a, v), Row: tile}, sc.rows, a.spec.HeadDim, tile, vec.Zero, nil)

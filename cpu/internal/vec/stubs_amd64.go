@@ -10,10 +10,10 @@ import "unsafe"
 func mulAddAVX512(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
-func mulAddF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
-func mulAddBF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddBF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
 func softmaxStripAVX512(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)
@@ -124,10 +124,10 @@ func narrowBF16AVX512(dst *uint16, src *float32, n int)
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
-func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
-func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
 func softmaxStripAVX2(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)

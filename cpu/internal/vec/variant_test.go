@@ -115,8 +115,11 @@ func setMulAdd16(m *memory) func() {
 	}
 	b := Matrix16{Row: cols + r.IntN(3)*r.IntN(20), DType: dtype}
 	b.X = m.halves((n-1)*b.Row+cols, v, dtype)
-	start, ahead := Start(r.IntN(2)), r.IntN(3)*(r.IntN(1<<20)-1<<19)
-	return func() { MulAdd16(kernel.Exact, c, a, b, rows, inner, cols, start, ahead) }
+	start, next := Start(r.IntN(2)), Next{Row: r.IntN(2) * r.IntN(1000)}
+	if r.IntN(2) == 0 {
+		next.X = b.X[r.IntN(len(b.X)):]
+	}
+	return func() { MulAdd16(kernel.Exact, c, a, b, rows, inner, cols, start, next) }
 }
 
 func setTurn16(m *memory) func() {

@@ -437,7 +437,7 @@ func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool {
 	return true
 }
 
-func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, ahead int) int { return 0 }
+func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, next Next) int { return 0 }
 
 func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) bool { return false }
 
