@@ -442,3 +442,9 @@ func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, nex
 func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) bool { return false }
 
 func multiplies16() bool { return false }
+
+func multipliesCodes(codec kernel.Codec, dim, group int) bool { return false }
+
+func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }
+
+func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }
