@@ -89,26 +89,30 @@ func (sc *scratch) halfColumns(a *attention) vec.Matrix16 {
 	r := &a.args.key
 	if sc.have&haveHalves == 0 {
 		sc.have |= haveHalves
+		keys, values := r.next(a, sc), a.args.value.next(a, sc)
 		for j := 0; j < sc.n; {
 			at, stride, n := r.place(a, sc, j)
 			ahead := 0
-			if r.next(a, sc).X == nil {
+			if keys == nil {
 				ahead = r.ahead(a, sc, j)
 			}
-			vec.Turn16(sc.halves[j:], tile, r.bits[at:], int(stride), n, a.spec.HeadDim, ahead)
+			vec.Turn16(sc.halves[j:], tile, r.bits[at:], int(stride), n, a.spec.HeadDim, ahead, values, keys)
 			j += n
 		}
 	}
 	return vec.Matrix16{X: sc.halves, Row: tile, DType: r.dtype}
 }
 
-// next is the tile after the current one, if both lie in one piece.
-func (r *reader) next(a *attention, sc *scratch) vec.Next {
+// next is the tile after the current one, if both lie in one piece. Its first
+// values are fetched while the keys are transposed, its keys while these are
+// multiplied, and the other values while the values are: the lines that a
+// processor waits for at a time are few, and each loop has time for some.
+func (r *reader) next(a *attention, sc *scratch) []uint16 {
 	at, stride, n := r.place(a, sc, 0)
 	if ahead := r.ahead(a, sc, 0); ahead != 0 && n == tile && stride == int64(r.n) {
-		return vec.Next{X: r.bits[at+int64(ahead):]}
+		return r.bits[at+int64(ahead):]
 	}
-	return vec.Next{}
+	return nil
 }
 
 // stored says how the products take a tile: decoded to float32, or as it is

@@ -48,8 +48,10 @@ func (sc *scratch) addHalves(a *attention, c vec.Matrix) {
 	r := &a.args.value
 	for j := 0; j < sc.n; {
 		at, stride, n := r.place(a, sc, j)
-		next := r.next(a, sc)
-		if ahead := int64(r.ahead(a, sc, j)); next.X == nil && ahead != 0 {
+		next := vec.Next{Half: true}
+		if x := r.next(a, sc); x != nil {
+			next.X = x[min(n*r.n/2, len(x)):]
+		} else if ahead := int64(r.ahead(a, sc, j)); ahead != 0 {
 			next = vec.Next{X: r.bits[at+ahead:], Row: int(stride)}
 		}
 		vec.MulAdd16(a.spec.Policy, c, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, vec.Matrix16{X: r.bits[at:], Row: int(stride), DType: r.dtype},
@@ -160,7 +162,7 @@ func (sc *scratch) dotRows(a *attention, s []float32, v int) {
 	c, q := vec.Matrix{X: s, Row: vec.Stride}, vec.Matrix{X: sc.queries(a, v, 0), Row: sc.ld, Col: 1}
 	switch sc.stored(a) {
 	case halves:
-		vec.MulAdd16(a.spec.Policy, c, q, sc.halfColumns(a), sc.rows, a.spec.HeadDim, tile, vec.Zero, a.args.key.next(a, sc))
+		vec.MulAdd16(a.spec.Policy, c, q, sc.halfColumns(a), sc.rows, a.spec.HeadDim, tile, vec.Zero, vec.Next{X: a.args.key.next(a, sc)})
 		return
 	case coded:
 		for j := 0; j < sc.n; {

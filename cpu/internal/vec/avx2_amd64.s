@@ -875,8 +875,8 @@ cols8end:
 	VZEROUPPER
 	RET
 
-// func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
-TEXT ·mulAddF16AVX2(SB), NOSPLIT, $0-104
+// func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int, half int)
+TEXT ·mulAddF16AVX2(SB), NOSPLIT, $0-112
 	MOVQ arow+24(FP), SI
 	MOVQ acol+32(FP), DI
 	MOVQ brow+48(FP), R8
@@ -896,10 +896,12 @@ cols32:
 	MOVQ a+16(FP), AX
 	MOVQ c+0(FP), DX
 	MOVQ rows+56(FP), R13
-	MOVQ $32, CX
+	MOVQ $32, R11
+	MOVQ half+104(FP), CX
 	MOVQ nextrow+96(FP), R10
+	SHRQ CX, R11
 	TESTQ R10, R10
-	CMOVQEQ CX, R10
+	CMOVQEQ R11, R10
 	SHLQ $1, R10
 
 tile1x32:
@@ -1016,10 +1018,12 @@ cols16:
 	MOVQ a+16(FP), AX
 	MOVQ c+0(FP), DX
 	MOVQ rows+56(FP), R13
-	MOVQ $16, CX
+	MOVQ $16, R11
+	MOVQ half+104(FP), CX
 	MOVQ nextrow+96(FP), R10
+	SHRQ CX, R11
 	TESTQ R10, R10
-	CMOVQEQ CX, R10
+	CMOVQEQ R11, R10
 	SHLQ $1, R10
 
 tile4x16:
@@ -1338,10 +1342,12 @@ cols8:
 	MOVQ a+16(FP), AX
 	MOVQ c+0(FP), DX
 	MOVQ rows+56(FP), R13
-	MOVQ $8, CX
+	MOVQ $8, R11
+	MOVQ half+104(FP), CX
 	MOVQ nextrow+96(FP), R10
+	SHRQ CX, R11
 	TESTQ R10, R10
-	CMOVQEQ CX, R10
+	CMOVQEQ R11, R10
 	SHLQ $1, R10
 
 tile4x8:
@@ -1605,8 +1611,8 @@ cols8end:
 	VZEROUPPER
 	RET
 
-// func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
-TEXT ·mulAddBF16AVX2(SB), NOSPLIT, $0-104
+// func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int, half int)
+TEXT ·mulAddBF16AVX2(SB), NOSPLIT, $0-112
 	MOVQ arow+24(FP), SI
 	MOVQ acol+32(FP), DI
 	MOVQ brow+48(FP), R8
@@ -1626,10 +1632,12 @@ cols32:
 	MOVQ a+16(FP), AX
 	MOVQ c+0(FP), DX
 	MOVQ rows+56(FP), R13
-	MOVQ $32, CX
+	MOVQ $32, R11
+	MOVQ half+104(FP), CX
 	MOVQ nextrow+96(FP), R10
+	SHRQ CX, R11
 	TESTQ R10, R10
-	CMOVQEQ CX, R10
+	CMOVQEQ R11, R10
 	SHLQ $1, R10
 
 tile1x32:
@@ -1758,10 +1766,12 @@ cols16:
 	MOVQ a+16(FP), AX
 	MOVQ c+0(FP), DX
 	MOVQ rows+56(FP), R13
-	MOVQ $16, CX
+	MOVQ $16, R11
+	MOVQ half+104(FP), CX
 	MOVQ nextrow+96(FP), R10
+	SHRQ CX, R11
 	TESTQ R10, R10
-	CMOVQEQ CX, R10
+	CMOVQEQ R11, R10
 	SHLQ $1, R10
 
 tile4x16:
@@ -2098,10 +2108,12 @@ cols8:
 	MOVQ a+16(FP), AX
 	MOVQ c+0(FP), DX
 	MOVQ rows+56(FP), R13
-	MOVQ $8, CX
+	MOVQ $8, R11
+	MOVQ half+104(FP), CX
 	MOVQ nextrow+96(FP), R10
+	SHRQ CX, R11
 	TESTQ R10, R10
-	CMOVQEQ CX, R10
+	CMOVQEQ R11, R10
 	SHLQ $1, R10
 
 tile4x8:
@@ -6885,17 +6897,34 @@ next:
 	VZEROUPPER
 	RET
 
-// func turn16AVX2(dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int)
-TEXT ·turn16AVX2(SB), NOSPLIT, $0-56
+// func turn16AVX2(dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int, next *uint16, later *uint16)
+TEXT ·turn16AVX2(SB), NOSPLIT, $0-72
 	MOVQ dst+0(FP), DX
 	MOVQ ld+8(FP), DI
 	MOVQ src+16(FP), AX
 	MOVQ stride+24(FP), SI
 	MOVQ n+32(FP), R13
 	MOVQ ahead+48(FP), R8
+	MOVQ next+56(FP), R14
+	MOVQ later+64(FP), R11
+	MOVQ dim+40(FP), CX
 	SHLQ $1, DI
 	SHLQ $1, SI
 	SHLQ $1, R8
+	MOVQ CX, BX
+	SHRQ $1, BX
+	TESTQ R14, R14
+	JEQ rows
+	IMULQ R13, CX
+	MOVQ R14, R9
+
+page:
+	PREFETCHT1 (R9)
+	PREFETCHT1 (R11)
+	ADDQ $4096, R9
+	ADDQ $4096, R11
+	SUBQ $2048, CX
+	JGT page
 
 rows:
 	MOVQ AX, R9
@@ -6904,31 +6933,47 @@ rows:
 
 	PCALIGN $32
 block:
+	MOVQ $32, R15
+	XORQ CX, CX
+	CMPQ R12, BX
+	CMOVQLE CX, R15
+	LEAQ (R9)(R8*1), CX
+	CMPQ next+56(FP), $0
+	CMOVQEQ CX, R14
+	CMOVQEQ SI, R15
 	MOVQ R9, R11
 	VMOVUPS (R11), Y0
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	VMOVUPS (R11), Y1
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	VMOVUPS (R11), Y2
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	VMOVUPS (R11), Y3
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	VMOVUPS (R11), Y4
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	VMOVUPS (R11), Y5
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	VMOVUPS (R11), Y6
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	VMOVUPS (R11), Y7
-	PREFETCHT1 (R11)(R8*1)
+	PREFETCHT1 (R14)
 	ADDQ SI, R11
+	ADDQ R15, R14
 	LEAQ (R10)(DI*8), CX
 	VPUNPCKLWD Y1, Y0, Y8
 	VPUNPCKHWD Y1, Y0, Y9

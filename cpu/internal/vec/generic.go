@@ -75,7 +75,9 @@ func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool { ret
 
 func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, next Next) int { return 0 }
 
-func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) bool { return false }
+func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int, next, later []uint16) bool {
+	return false
+}
 
 func multiplies16() bool { return false }
 

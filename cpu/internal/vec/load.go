@@ -103,13 +103,15 @@ func Narrow16(dst []uint16, src []float32, dtype tensor.DType) {
 }
 
 // Turn16 copies n rows of dim elements of 16 bits to columns:
-// dst[d·ld+r] = src[r·stride+d].
-func Turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) {
+// dst[d·ld+r] = src[r·stride+d]. Meanwhile it fetches the rows that are ahead
+// elements farther, or the first half of next, which is as large as what it
+// turns, and finds the pages of both next and later.
+func Turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int, next, later []uint16) {
 	if n <= 0 || dim <= 0 {
 		return
 	}
 	_, _ = dst[(dim-1)*ld+n-1], src[(n-1)*stride+dim-1]
-	if turn16(dst, ld, src, stride, n, dim, ahead) {
+	if turn16(dst, ld, src, stride, n, dim, ahead, next, later) {
 		return
 	}
 	for r := range n {

@@ -137,12 +137,18 @@ func columns8(dst []float32, ld int, src []uint8, dtype tensor.DType, stride, n,
 	return columns(elementOf(dtype), dst, ld, unsafe.Pointer(p(src)), stride, n, dim, ahead)
 }
 
-func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) bool {
+func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int, next, later []uint16) bool {
+	if len(next) == 0 {
+		next = nil
+	}
+	if len(later) == 0 {
+		later = next
+	}
 	switch {
 	case active == AVX512 && n%16 == 0 && dim%32 == 0:
-		turn16AVX512(p(dst), ld, p(src), stride, n, dim, ahead)
+		turn16AVX512(p(dst), ld, p(src), stride, n, dim, ahead, p(next), p(later))
 	case active != Generic && n%8 == 0 && dim%16 == 0:
-		turn16AVX2(p(dst), ld, p(src), stride, n, dim, ahead)
+		turn16AVX2(p(dst), ld, p(src), stride, n, dim, ahead, p(next), p(later))
 	default:
 		return false
 	}

@@ -59,10 +59,12 @@ type Matrix16 struct {
 
 // Next is memory that will be wanted soon, to be fetched while a product is
 // computed, and as much as B has: rows that are Row elements apart, or with 0
-// one line after another. It may end earlier.
+// one line after another, and then perhaps only Half as much. It may end
+// earlier.
 type Next struct {
-	X   []uint16
-	Row int
+	X    []uint16
+	Row  int
+	Half bool
 }
 
 // MulAdd16 is MulAdd with elements of B that it widens. start is Zero or Keep.
@@ -75,7 +77,7 @@ func MulAdd16(p kernel.Policy, c, a Matrix, b Matrix16, rows, inner, cols int, s
 		_, _ = a.X[(rows-1)*a.Row+(inner-1)*a.Col], b.X[(inner-1)*b.Row+cols-1]
 	}
 	if len(next.X) == 0 {
-		next = Next{b.X, b.Row}
+		next = Next{X: b.X, Row: b.Row}
 	}
 	done := mulAdd16(&c, &a, &b, rows, inner, cols, start, next)
 	if done == cols {

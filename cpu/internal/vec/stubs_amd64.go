@@ -10,10 +10,10 @@ import "unsafe"
 func mulAddAVX512(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
-func mulAddF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
+func mulAddF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int, half int)
 
 //go:noescape
-func mulAddBF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
+func mulAddBF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int, half int)
 
 //go:noescape
 func softmaxStripAVX512(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)
@@ -94,7 +94,7 @@ func rowsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int,
 func columnsE5M2AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
-func turn16AVX512(dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int)
+func turn16AVX512(dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int, next *uint16, later *uint16)
 
 //go:noescape
 func channelsInt8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
@@ -142,10 +142,10 @@ func tokenProductInt8AVX512(c *float32, crow int, cstep int, a *float32, arow in
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
-func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
+func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int, half int)
 
 //go:noescape
-func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
+func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int, half int)
 
 //go:noescape
 func softmaxStripAVX2(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)
@@ -220,7 +220,7 @@ func rowsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, d
 func columnsE5M2AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
-func turn16AVX2(dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int)
+func turn16AVX2(dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int, next *uint16, later *uint16)
 
 //go:noescape
 func channelsInt8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)

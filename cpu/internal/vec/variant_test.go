@@ -117,7 +117,7 @@ func setMulAdd16(m *memory) func() {
 	}
 	b := Matrix16{Row: cols + r.IntN(3)*r.IntN(20), DType: dtype}
 	b.X = m.halves((n-1)*b.Row+cols, v, dtype)
-	start, next := Start(r.IntN(2)), Next{Row: r.IntN(2) * r.IntN(1000)}
+	start, next := Start(r.IntN(2)), Next{Row: r.IntN(2) * r.IntN(1000), Half: r.IntN(2) == 0}
 	if r.IntN(2) == 0 {
 		next.X = b.X[r.IntN(len(b.X)):]
 	}
@@ -135,7 +135,11 @@ func setTurn16(m *memory) func() {
 	for i := range src {
 		src[i] = uint16(m.r.Uint32())
 	}
-	return func() { Turn16(dst, ld, src, stride, n, dim, ahead) }
+	var next, later []uint16
+	if m.r.IntN(2) == 0 {
+		next, later = src, dst[:m.r.IntN(2)]
+	}
+	return func() { Turn16(dst, ld, src, stride, n, dim, ahead, next, later) }
 }
 
 // softmax is the state of n rows: scale, m, l, f. l is never below 0, and m

@@ -43,20 +43,23 @@ func mulAdd(c, a, b *Matrix, rows, inner, cols int, start Start, f []float32) in
 func multiplies16() bool { return active != Generic }
 
 func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, next Next) int {
-	t := elementOf(b.DType)
+	t, half := elementOf(b.DType), 0
+	if next.Half {
+		half = 1
+	}
 	switch {
 	case active == AVX512 && t == f16:
 		cols &^= 15
-		mulAddF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
+		mulAddF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row, half)
 	case active == AVX512 && t == bf16:
 		cols &^= 15
-		mulAddBF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
+		mulAddBF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row, half)
 	case active == AVX2 && t == f16:
 		cols &^= 7
-		mulAddF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
+		mulAddF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row, half)
 	case active == AVX2 && t == bf16:
 		cols &^= 7
-		mulAddBF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
+		mulAddBF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row, half)
 	default:
 		return 0
 	}

@@ -58,22 +58,46 @@ func (g *gen) columnPairs(s source) {
 // turn16 writes Turn16, for rows in whole registers of float32 and features in
 // whole registers of 16 bits.
 func (g *gen) turn16() {
-	g.fn("turn16", "dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int", "")
-	g.load("dst", "DX", "ld", "DI", "src", "AX", "stride", "SI", "n", "R13", "ahead", "R8")
+	g.fn("turn16", "dst *uint16, ld int, src *uint16, stride int, n int, dim int, ahead int, next *uint16, later *uint16", "")
+	g.load("dst", "DX", "ld", "DI", "src", "AX", "stride", "SI", "n", "R13", "ahead", "R8", "next", "R14", "later", "R11", "dim", "CX")
 	for _, r := range []string{"DI", "SI", "R8"} {
 		g.p("SHLQ $1, %s", r)
 	}
+	// A prefetch that must walk the page tables holds up those behind it.
+	g.p("MOVQ CX, BX")
+	g.p("SHRQ $1, BX")
+	g.p("TESTQ R14, R14")
+	g.p("JEQ rows")
+	g.p("IMULQ R13, CX")
+	g.p("MOVQ R14, R9")
+	g.label("page")
+	g.p("PREFETCHT1 (R9)")
+	g.p("PREFETCHT1 (R11)")
+	g.p("ADDQ $4096, R9")
+	g.p("ADDQ $4096, R11")
+	g.p("SUBQ $2048, CX")
+	g.p("JGT page")
 	n := g.lanes // rows of a block; it has twice as many features
 	g.label("rows")
 	g.p("MOVQ AX, R9")
 	g.p("MOVQ DX, R10")
 	g.load("dim", "R12")
 	g.loop("block")
+	// a line of next for each row of the first half of the features
+	g.p("MOVQ $%d, R15", 4*n)
+	g.p("XORQ CX, CX")
+	g.p("CMPQ R12, BX")
+	g.p("CMOVQLE CX, R15")
+	g.p("LEAQ (R9)(R8*1), CX")
+	g.p("CMPQ %s, $0", g.arg("next"))
+	g.p("CMOVQEQ CX, R14")
+	g.p("CMOVQEQ SI, R15")
 	g.p("MOVQ R9, R11")
 	for i := range n {
 		g.p("VMOVUPS (R11), %s", g.v(i))
-		g.p("PREFETCHT1 (R11)(R8*1)")
+		g.p("PREFETCHT1 (R14)")
 		g.p("ADDQ SI, R11")
+		g.p("ADDQ R15, R14")
 	}
 	g.p("LEAQ (R10)(DI*8), CX")
 	if n == 16 {

@@ -16,7 +16,7 @@ func (g *gen) mulAdd(of source) {
 	if of.size == 4 {
 		g.fn("mulAdd", "c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32", "")
 	} else {
-		g.fn("mulAdd"+of.name, "c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int", "")
+		g.fn("mulAdd"+of.name, "c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int, half int", "")
 	}
 	g.load("arow", "SI", "acol", "DI", "brow", "R8", "crow", "R15", "cols", "R14")
 	for _, r := range []string{"SI", "DI", "R15"} {
@@ -92,10 +92,11 @@ func (g *gen) block(of source, b block) {
 	g.p("JLT %s", done)
 	g.load("a", "AX", "c", "DX", "rows", "R13")
 	if of.size < 4 {
-		g.p("MOVQ $%d, CX", width)
-		g.load("nextrow", "R10")
+		g.p("MOVQ $%d, R11", width)
+		g.load("half", "CX", "nextrow", "R10")
+		g.p("SHRQ CX, R11")
 		g.p("TESTQ R10, R10")
-		g.p("CMOVQEQ CX, R10")
+		g.p("CMOVQEQ R11, R10")
 		g.p("SHLQ $1, R10")
 	}
 	for _, t := range b.tiles {
