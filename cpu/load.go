@@ -164,23 +164,22 @@ func direct(s *kernel.Spec, key, value *reader) (ok [2]bool) {
 }
 
 // codes are those of key j of the tile and the keys after it in its page, and
-// how many these are.
-func (r *reader) codes(a *attention, sc *scratch, j int) (x vec.Codes, n int) {
+// how many these are. other is the reader that comes next.
+func (r *reader) codes(a *attention, sc *scratch, j int, other *reader) (x vec.Codes, n int) {
 	c, b, s, head := &r.coded, a.batch, int(sc.blk.seq), int(sc.blk.kvHead)
 	size, key := int64(a.spec.PageSize), sc.j0+int64(j)
 	i, slot := int(b.Pages.Indptr[s])+int(key/size), key%size
 	page := int64(b.Pages.Indices[i])
+	scale, zero := c.inScale.at(page, slot, head), c.inZero.at(page, slot, head)
 	x = vec.Codes{
 		Codec: c.codec, X: c.codes[c.inCodes.at(page, slot, head):], Row: int(c.inCodes.slot), Group: c.group,
-		Scale: c.scale[c.inScale.at(page, slot, head):], ScaleRow: int(c.inScale.slot),
-		Zero: c.zero[c.inZero.at(page, slot, head):], ZeroRow: int(c.inZero.slot),
+		Scale: c.scale[scale:], ScaleRow: int(c.inScale.slot), Zero: c.zero[zero:], ZeroRow: int(c.inZero.slot),
 	}
 	next := i + int((slot+tile)/size)
 	if next < int(b.Pages.Indptr[s+1]) && b.Pages.IsCoded(next) {
-		pages, slots := int64(b.Pages.Indices[next])-page, (slot+tile)%size-slot
-		x.Ahead = int(pages*c.inCodes.page + slots*c.inCodes.slot)
-		x.AheadScale = int(pages*c.inScale.page + slots*c.inScale.slot)
-		x.AheadZero = int(pages*c.inZero.page + slots*c.inZero.slot)
+		page, slot := int64(b.Pages.Indices[next]), (slot+tile)%size
+		x.Next, x.Later = c.codes[c.inCodes.at(page, slot, head):], other.coded.codes[other.coded.inCodes.at(page, slot, head):]
+		x.AheadScale, x.AheadZero = int(c.inScale.at(page, slot, head)-scale), int(c.inZero.at(page, slot, head)-zero)
 	}
 	return x, int(min(int64(sc.n-j), size-slot))
 }

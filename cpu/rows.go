@@ -34,7 +34,7 @@ func (sc *scratch) rowsTile(a *attention, st *state) {
 		return
 	case how == coded && hidesNothing(sc.any[:rows], sc.n):
 		for j := 0; j < sc.n; {
-			x, n := a.args.value.codes(a, sc, j)
+			x, n := a.args.value.codes(a, sc, j, &a.args.key)
 			vec.TokenProduct(o, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, &x, rows, n, a.spec.ValueDim, sc.coded)
 			j += n
 		}
@@ -166,7 +166,7 @@ func (sc *scratch) dotRows(a *attention, s []float32, v int) {
 		return
 	case coded:
 		for j := 0; j < sc.n; {
-			x, n := a.args.key.codes(a, sc, j)
+			x, n := a.args.key.codes(a, sc, j, &a.args.value)
 			vec.ChannelProduct(vec.Matrix{X: s[j:], Row: vec.Stride}, q, &x, sc.rows, n, a.spec.HeadDim, sc.coded)
 			j += n
 		}

@@ -13092,15 +13092,26 @@ done:
 	VZEROUPPER
 	RET
 
-// func turnWordsAVX512(dst *uint32, ld int, src *uint8, stride int, n int, words int, ahead int)
-TEXT ·turnWordsAVX512(SB), NOSPLIT, $0-56
+// func turnWordsAVX512(dst *uint32, ld int, src *uint8, stride int, n int, words int, next *uint8, later *uint8)
+TEXT ·turnWordsAVX512(SB), NOSPLIT, $0-64
 	MOVQ dst+0(FP), DX
 	MOVQ ld+8(FP), DI
 	MOVQ src+16(FP), AX
 	MOVQ stride+24(FP), SI
 	MOVQ n+32(FP), R13
-	MOVQ ahead+48(FP), R8
+	MOVQ words+40(FP), CX
+	MOVQ next+48(FP), R8
+	MOVQ later+56(FP), R9
 	SHLQ $2, DI
+	IMULQ R13, CX
+
+page:
+	PREFETCHT1 (R8)
+	PREFETCHT1 (R9)
+	ADDQ $4096, R8
+	ADDQ $4096, R9
+	SUBQ $1024, CX
+	JGT page
 
 rows:
 	MOVQ AX, R9
@@ -13111,52 +13122,36 @@ rows:
 block:
 	MOVQ R9, R11
 	VMOVUPS (R11), Z0
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z1
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z2
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z3
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z4
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z5
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z6
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z7
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z8
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z9
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z10
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z11
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z12
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z13
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z14
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VMOVUPS (R11), Z15
-	PREFETCHT1 (R11)(R8*1)
 	ADDQ SI, R11
 	VUNPCKLPS Z1, Z0, Z16
 	VUNPCKHPS Z1, Z0, Z17
@@ -13287,8 +13282,8 @@ next:
 	VZEROUPPER
 	RET
 
-// func channelProductInt4AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, table *float32, rows int, words int, keys int, codes *uint8, ahead int)
-TEXT ·channelProductInt4AVX512(SB), NOSPLIT, $0-96
+// func channelProductInt4AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, table *float32, rows int, words int, keys int, next *uint8)
+TEXT ·channelProductInt4AVX512(SB), NOSPLIT, $0-88
 	MOVQ arow+24(FP), SI
 	MOVQ trow+40(FP), R8
 	MOVQ crow+8(FP), R15
@@ -13326,10 +13321,9 @@ tile4x4:
 	VXORPS X14, X14, X14
 	VXORPS X15, X15, X15
 	MOVQ AX, R12
-	MOVQ codes+80(FP), R10
+	MOVQ next+80(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+64(FP), CX
-	ADDQ ahead+88(FP), R10
 	MOVQ table+48(FP), R11
 	VXORPS X22, X22, X22
 	MOVQ $8, DI
@@ -13421,10 +13415,9 @@ tile2x4:
 	VXORPS X6, X6, X6
 	VXORPS X7, X7, X7
 	MOVQ AX, R12
-	MOVQ codes+80(FP), R10
+	MOVQ next+80(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+64(FP), CX
-	ADDQ ahead+88(FP), R10
 	MOVQ table+48(FP), R11
 	VXORPS X22, X22, X22
 	MOVQ $8, DI
@@ -13492,10 +13485,9 @@ tile1x4:
 	VXORPS X2, X2, X2
 	VXORPS X3, X3, X3
 	MOVQ AX, R12
-	MOVQ codes+80(FP), R10
+	MOVQ next+80(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+64(FP), CX
-	ADDQ ahead+88(FP), R10
 	MOVQ table+48(FP), R11
 	VXORPS X22, X22, X22
 	MOVQ $8, DI
@@ -13566,10 +13558,9 @@ tile4x1:
 	VXORPS X2, X2, X2
 	VXORPS X3, X3, X3
 	MOVQ AX, R12
-	MOVQ codes+80(FP), R10
+	MOVQ next+80(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+64(FP), CX
-	ADDQ ahead+88(FP), R10
 	MOVQ table+48(FP), R11
 	VXORPS X22, X22, X22
 	MOVQ $8, DI
@@ -13622,10 +13613,9 @@ tile2x1:
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	MOVQ AX, R12
-	MOVQ codes+80(FP), R10
+	MOVQ next+80(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+64(FP), CX
-	ADDQ ahead+88(FP), R10
 	MOVQ table+48(FP), R11
 	VXORPS X22, X22, X22
 	MOVQ $8, DI
@@ -13669,10 +13659,9 @@ tile1x1:
 	JLT tile1x1end
 	VXORPS X0, X0, X0
 	MOVQ AX, R12
-	MOVQ codes+80(FP), R10
+	MOVQ next+80(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+64(FP), CX
-	ADDQ ahead+88(FP), R10
 	MOVQ table+48(FP), R11
 	VXORPS X22, X22, X22
 	MOVQ $8, DI
@@ -13715,8 +13704,8 @@ keys16end:
 	VZEROUPPER
 	RET
 
-// func channelProductInt8AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, scale *float32, zero *float32, rows int, words int, keys int, codes *uint8, ahead int)
-TEXT ·channelProductInt8AVX512(SB), NOSPLIT, $0-104
+// func channelProductInt8AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, scale *float32, zero *float32, rows int, words int, keys int, next *uint8)
+TEXT ·channelProductInt8AVX512(SB), NOSPLIT, $0-96
 	MOVQ arow+24(FP), SI
 	MOVQ trow+40(FP), R8
 	MOVQ crow+8(FP), R15
@@ -13754,10 +13743,9 @@ tile4x4:
 	VXORPS X14, X14, X14
 	VXORPS X15, X15, X15
 	MOVQ AX, R12
-	MOVQ codes+88(FP), R10
+	MOVQ next+88(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+72(FP), CX
-	ADDQ ahead+96(FP), R10
 	MOVQ scale+48(FP), R11
 	MOVQ zero+56(FP), DI
 
@@ -13959,10 +13947,9 @@ tile2x4:
 	VXORPS X6, X6, X6
 	VXORPS X7, X7, X7
 	MOVQ AX, R12
-	MOVQ codes+88(FP), R10
+	MOVQ next+88(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+72(FP), CX
-	ADDQ ahead+96(FP), R10
 	MOVQ scale+48(FP), R11
 	MOVQ zero+56(FP), DI
 
@@ -14110,10 +14097,9 @@ tile1x4:
 	VXORPS X2, X2, X2
 	VXORPS X3, X3, X3
 	MOVQ AX, R12
-	MOVQ codes+88(FP), R10
+	MOVQ next+88(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+72(FP), CX
-	ADDQ ahead+96(FP), R10
 	MOVQ scale+48(FP), R11
 	MOVQ zero+56(FP), DI
 
@@ -14249,10 +14235,9 @@ tile4x1:
 	VXORPS X2, X2, X2
 	VXORPS X3, X3, X3
 	MOVQ AX, R12
-	MOVQ codes+88(FP), R10
+	MOVQ next+88(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+72(FP), CX
-	ADDQ ahead+96(FP), R10
 	MOVQ scale+48(FP), R11
 	MOVQ zero+56(FP), DI
 
@@ -14346,10 +14331,9 @@ tile2x1:
 	VXORPS X0, X0, X0
 	VXORPS X1, X1, X1
 	MOVQ AX, R12
-	MOVQ codes+88(FP), R10
+	MOVQ next+88(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+72(FP), CX
-	ADDQ ahead+96(FP), R10
 	MOVQ scale+48(FP), R11
 	MOVQ zero+56(FP), DI
 
@@ -14422,10 +14406,9 @@ tile1x1:
 	JLT tile1x1end
 	VXORPS X0, X0, X0
 	MOVQ AX, R12
-	MOVQ codes+88(FP), R10
+	MOVQ next+88(FP), R10
 	MOVQ t+32(FP), BX
 	MOVQ words+72(FP), CX
-	ADDQ ahead+96(FP), R10
 	MOVQ scale+48(FP), R11
 	MOVQ zero+56(FP), DI
 
@@ -14491,8 +14474,8 @@ keys16end:
 	VZEROUPPER
 	RET
 
-// func tokenProductInt4AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, ahead int)
-TEXT ·tokenProductInt4AVX512(SB), NOSPLIT, $0-112
+// func tokenProductInt4AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, next *uint8, nextstep int)
+TEXT ·tokenProductInt4AVX512(SB), NOSPLIT, $0-120
 	MOVQ arow+32(FP), SI
 	MOVQ stride+48(FP), R8
 	MOVQ tablerow+64(FP), R15
@@ -14542,11 +14525,12 @@ tile4:
 	MOVQ codes+40(FP), BX
 	MOVQ table+56(FP), R11
 	MOVQ n+96(FP), CX
-	MOVQ ahead+104(FP), R10
+	MOVQ next+104(FP), R10
 
 	PCALIGN $32
 key1:
-	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (R10)
+	ADDQ nextstep+112(FP), R10
 	VMOVUPS (BX), Z20
 	VPSRLVD Z22, Z20, Z16
 	VPERMPS (R11)(DI*1), Z16, Z16
@@ -14634,11 +14618,12 @@ tile2:
 	MOVQ codes+40(FP), BX
 	MOVQ table+56(FP), R11
 	MOVQ n+96(FP), CX
-	MOVQ ahead+104(FP), R10
+	MOVQ next+104(FP), R10
 
 	PCALIGN $32
 key2:
-	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (R10)
+	ADDQ nextstep+112(FP), R10
 	VMOVUPS (BX), Z20
 	VPSRLVD Z22, Z20, Z16
 	VPERMPS (R11)(DI*1), Z16, Z16
@@ -14701,11 +14686,12 @@ tile1:
 	MOVQ codes+40(FP), BX
 	MOVQ table+56(FP), R11
 	MOVQ n+96(FP), CX
-	MOVQ ahead+104(FP), R10
+	MOVQ next+104(FP), R10
 
 	PCALIGN $32
 key3:
-	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (R10)
+	ADDQ nextstep+112(FP), R10
 	VMOVUPS (BX), Z20
 	VPSRLVD Z22, Z20, Z16
 	VPERMPS (R11)(DI*1), Z16, Z16
@@ -14744,8 +14730,8 @@ tile1end:
 	VZEROUPPER
 	RET
 
-// func tokenProductInt8AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, ahead int)
-TEXT ·tokenProductInt8AVX512(SB), NOSPLIT, $0-112
+// func tokenProductInt8AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, next *uint8, nextstep int)
+TEXT ·tokenProductInt8AVX512(SB), NOSPLIT, $0-120
 	MOVQ arow+32(FP), SI
 	MOVQ stride+48(FP), R8
 	MOVQ tablerow+64(FP), R15
@@ -14790,11 +14776,12 @@ tile4:
 	MOVQ codes+40(FP), BX
 	MOVQ table+56(FP), R11
 	MOVQ n+96(FP), CX
-	MOVQ ahead+104(FP), R10
+	MOVQ next+104(FP), R10
 
 	PCALIGN $32
 key1:
-	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (R10)
+	ADDQ nextstep+112(FP), R10
 	VPMOVZXBD 0(BX), Z16
 	VBROADCASTSS (R11)(DI*1), Z20
 	VCVTDQ2PS Z16, Z16
@@ -14889,11 +14876,12 @@ tile2:
 	MOVQ codes+40(FP), BX
 	MOVQ table+56(FP), R11
 	MOVQ n+96(FP), CX
-	MOVQ ahead+104(FP), R10
+	MOVQ next+104(FP), R10
 
 	PCALIGN $32
 key2:
-	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (R10)
+	ADDQ nextstep+112(FP), R10
 	VPMOVZXBD 0(BX), Z16
 	VBROADCASTSS (R11)(DI*1), Z20
 	VCVTDQ2PS Z16, Z16
@@ -14963,11 +14951,12 @@ tile1:
 	MOVQ codes+40(FP), BX
 	MOVQ table+56(FP), R11
 	MOVQ n+96(FP), CX
-	MOVQ ahead+104(FP), R10
+	MOVQ next+104(FP), R10
 
 	PCALIGN $32
 key3:
-	PREFETCHT1 (BX)(R10*1)
+	PREFETCHT1 (R10)
+	ADDQ nextstep+112(FP), R10
 	VPMOVZXBD 0(BX), Z16
 	VBROADCASTSS (R11)(DI*1), Z20
 	VCVTDQ2PS Z16, Z16

@@ -14,9 +14,9 @@ type Codes struct {
 
 	Group                 int
 	Scale, Zero           []uint16
-	ScaleRow, ZeroRow     int // elements from one row to the next, with a Group
-	Ahead                 int // bytes to codes that will be wanted soon
-	AheadScale, AheadZero int // elements to their scales and zeros
+	ScaleRow, ZeroRow     int     // elements from one row to the next, with a Group
+	Next, Later           []uint8 // codes that will be wanted soon, and others whose pages are to be found
+	AheadScale, AheadZero int     // elements to the scales and zeros of Next
 }
 
 // CodeScratch is memory of ChannelProduct and TokenProduct.

@@ -16,19 +16,29 @@ func multipliesCodes(codec kernel.Codec, dim, group int) bool {
 	return active == AVX512 && dim%64 == 0 && codeWords(codec, dim)%16 == 0 && group%16 == 0 && (group == 0 || dim/group <= maxGroups)
 }
 
+// wanted is n bytes of next, or, if they are not all there, of x: what is
+// fetched must be memory.
+func wanted(x, next []uint8, n int) []uint8 {
+	if len(next) >= n {
+		return next
+	}
+	return x
+}
+
 func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool {
 	if n%16 != 0 || n > Stride || !multipliesCodes(x.Codec, dim, 0) {
 		return false
 	}
 	words := codeWords(x.Codec, dim)
-	turnWordsAVX512(&w.words[0], n, p(x.X), x.Row, n, words, 0)
+	next, later := wanted(x.X, x.Next, n*words*4), wanted(x.X, x.Later, n*words*4)
+	turnWordsAVX512(&w.words[0], n, p(x.X), x.Row, n, words, p(next), p(later))
 	Rows16(w.scale[:dim], 0, x.Scale, tensor.F16, 0, 1, dim, x.AheadScale)
 	Rows16(w.zero[:dim], 0, x.Zero, tensor.F16, 0, 1, dim, x.AheadZero)
 	if x.Codec == kernel.Int4 {
 		codeTablesAVX512(&w.table[0], &w.scale[0], &w.zero[0], dim)
-		channelProductInt4AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.table[0], rows, words, n, p(x.X), x.Ahead)
+		channelProductInt4AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.table[0], rows, words, n, p(next))
 	} else {
-		channelProductInt8AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.scale[0], &w.zero[0], rows, words, n, p(x.X), x.Ahead)
+		channelProductInt8AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.scale[0], &w.zero[0], rows, words, n, p(next))
 	}
 	return true
 }
@@ -40,13 +50,17 @@ func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool
 	groups, words := dim/x.Group, codeWords(x.Codec, dim)
 	widenGroups(w.scale[:], x.Scale, x.ScaleRow, n, groups, x.AheadScale)
 	widenGroups(w.zero[:], x.Zero, x.ZeroRow, n, groups, x.AheadZero)
+	next, step := wanted(x.X, x.Next, n*words*4), 64 // a share of the lines for each pass over the keys
+	if x.Codec == kernel.Int4 {
+		step = 32
+	}
 	var offset [4]int
 	if x.Codec != kernel.Int4 {
 		for d := 0; d < dim; d += 64 {
 			for i := range offset {
 				offset[i] = (d + 16*i) / x.Group * 4
 			}
-			tokenProductInt8AVX512(&c.X[d], c.Row, 16, p(a.X), a.Row, &x.X[d], x.Row, &w.scale[0], groups*4, &offset[0], nil, rows, n, x.Ahead)
+			tokenProductInt8AVX512(&c.X[d], c.Row, 16, p(a.X), a.Row, &x.X[d], x.Row, &w.scale[0], groups*4, &offset[0], nil, rows, n, &next[n*d/64*step], step)
 		}
 		return true
 	}
@@ -58,7 +72,7 @@ func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool
 				shift[i] = uint32(4 * (nibble + i))
 				offset[i] = ((nibble+i)*words + d) / x.Group * 64
 			}
-			tokenProductInt4AVX512(&c.X[nibble*words+d], c.Row, words, p(a.X), a.Row, &x.X[4*d], x.Row, &w.table[0], groups*64, &offset[0], &shift[0], rows, n, x.Ahead)
+			tokenProductInt4AVX512(&c.X[nibble*words+d], c.Row, words, p(a.X), a.Row, &x.X[4*d], x.Row, &w.table[0], groups*64, &offset[0], &shift[0], rows, n, &next[n*(nibble*words/4+d)/16*step], step)
 		}
 	}
 	return true

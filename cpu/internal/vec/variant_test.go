@@ -392,7 +392,8 @@ var codeScratch CodeScratch
 
 // aheads says that any memory will be wanted.
 func (m *memory) aheads(x *Codes) {
-	for _, a := range []*int{&x.Ahead, &x.AheadScale, &x.AheadZero} {
+	x.Next, x.Later = x.X[:m.r.IntN(len(x.X)+1)], x.X[m.r.IntN(len(x.X)+1):]
+	for _, a := range []*int{&x.AheadScale, &x.AheadZero} {
 		*a = m.r.IntN(3) * (m.r.IntN(1<<20) - 1<<19)
 	}
 }

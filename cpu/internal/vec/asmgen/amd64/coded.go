@@ -23,9 +23,18 @@ func (g *gen) codedProducts() {
 
 // turnWords transposes 32-bit words, sixteen rows of sixteen at a time.
 func (g *gen) turnWords() {
-	g.fn("turnWords", "dst *uint32, ld int, src *uint8, stride int, n int, words int, ahead int", "")
-	g.load("dst", "DX", "ld", "DI", "src", "AX", "stride", "SI", "n", "R13", "ahead", "R8")
+	g.fn("turnWords", "dst *uint32, ld int, src *uint8, stride int, n int, words int, next *uint8, later *uint8", "")
+	g.load("dst", "DX", "ld", "DI", "src", "AX", "stride", "SI", "n", "R13", "words", "CX", "next", "R8", "later", "R9")
 	g.p("SHLQ $2, DI")
+	// A prefetch that must walk the page tables holds up those behind it.
+	g.p("IMULQ R13, CX")
+	g.label("page")
+	g.p("PREFETCHT1 (R8)")
+	g.p("PREFETCHT1 (R9)")
+	g.p("ADDQ $4096, R8")
+	g.p("ADDQ $4096, R9")
+	g.p("SUBQ $1024, CX")
+	g.p("JGT page")
 	g.label("rows")
 	g.p("MOVQ AX, R9")
 	g.p("MOVQ DX, R10")
@@ -34,7 +43,6 @@ func (g *gen) turnWords() {
 	g.p("MOVQ R9, R11")
 	for i := range 16 {
 		g.p("VMOVUPS (R11), Z%d", i)
-		g.p("PREFETCHT1 (R11)(R8*1)")
 		g.p("ADDQ SI, R11")
 	}
 	g.turn()
@@ -102,7 +110,7 @@ func (g *gen) channelProduct(int4 bool) {
 	if int4 {
 		name, params = "Int4", "table *float32, "
 	}
-	g.fn("channelProduct"+name, "c *float32, crow int, a *float32, arow int, t *uint32, trow int, "+params+"rows int, words int, keys int, codes *uint8, ahead int", "")
+	g.fn("channelProduct"+name, "c *float32, crow int, a *float32, arow int, t *uint32, trow int, "+params+"rows int, words int, keys int, next *uint8", "")
 	g.load("arow", "SI", "trow", "R8", "crow", "R15", "keys", "R14")
 	for _, r := range []string{"SI", "R8", "R15"} {
 		g.p("SHLQ $2, %s", r)
@@ -143,8 +151,7 @@ func (g *gen) channelTile(int4 bool, rows, n int) {
 		g.zero(i)
 	}
 	g.p("MOVQ AX, R12")
-	g.load("codes", "R10", "t", "BX", "words", "CX")
-	g.p("ADDQ %s, R10", g.arg("ahead"))
+	g.load("next", "R10", "t", "BX", "words", "CX")
 	loop := g.newLabel("word")
 	if int4 {
 		g.load("table", "R11")
@@ -223,7 +230,7 @@ func (g *gen) tokenProduct(int4 bool) {
 	if int4 {
 		name = "Int4"
 	}
-	g.fn("tokenProduct"+name, "c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, ahead int", "")
+	g.fn("tokenProduct"+name, "c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, next *uint8, nextstep int", "")
 	g.load("arow", "SI", "stride", "R8", "tablerow", "R15", "offset", "CX")
 	g.p("SHLQ $2, SI")
 	g.p("LEAQ (SI)(SI*2), R9")
@@ -255,10 +262,11 @@ func (g *gen) tokenProduct(int4 bool) {
 			}
 		}
 		sums("VMOVUPS %s, Z%d")
-		g.load("a", "AX", "codes", "BX", "table", "R11", "n", "CX", "ahead", "R10")
+		g.load("a", "AX", "codes", "BX", "table", "R11", "n", "CX", "next", "R10")
 		loop := g.newLabel("key")
 		g.loop(loop)
-		g.p("PREFETCHT1 (BX)(R10*1)")
+		g.p("PREFETCHT1 (R10)")
+		g.p("ADDQ %s, R10", g.arg("nextstep"))
 		if int4 {
 			g.p("VMOVUPS (BX), Z%d", pairTable)
 		}
