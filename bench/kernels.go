@@ -45,20 +45,20 @@ const quickLimit = 38 * time.Second
 
 func parseKernels(std streams, args []string) (*kernelFlags, error) {
 	o := &kernelFlags{}
-	f := newFlags(std, "kernels", "Times prefill and decode beside the roofs of this machine, and checks each result\n"+
+	f := newFlags(std, "kernels", "Times prefill, decode and backward beside the roofs of this machine, and checks each result\n"+
 		"against a float64 reference first. By default one thing at a time varies around\n"+
 		"the base case (128 features, 4 query heads to a KV head; prefill F32 and causal;\n"+
 		"decode F16 over pages), over all lengths and threads. Ctrl-C prints what is\n"+
 		"finished. What is counted: go doc ./bench/internal/kernels")
 	list := map[string]*string{}
 	for _, l := range [][3]string{
-		{"kinds", "prefill,decode", "prefill, decode"},
+		{"kinds", "prefill,decode", "prefill, decode, backward"},
 		{"lengths", "", "keys, such as 4k,1m (default 1k to 128k, decode to 1m; with -quick 1k,4k and 4k,32k)"},
 		{"dims", "64,128,256", "features of a head"},
 		{"gqa", "1,4,8", "query heads to a KV head"},
 		{"dtypes", typeNames(), "element types of keys and values"},
 		{"pages", "64,0", "tokens to a page in decode; 0: contiguous"},
-		{"causal", "true,false", "masks of prefill: true, false (full)"},
+		{"causal", "true,false", "masks of prefill and backward: true, false (full)"},
 		{"threads", defaultThreads(), "goroutines that compute"},
 		{"policies", "exact,fast", "exact, fast"},
 		{"variants", "best", "leaf loops, or best, or all: " + strings.Join(cpu.Variants(), ", ")},

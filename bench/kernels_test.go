@@ -77,7 +77,7 @@ func TestKernelsBadRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ flag, value, want string }{
-		{"-kinds", "prefill,decod", "want some of [prefill decode]"},
+		{"-kinds", "prefill,decod", "want some of [prefill decode backward]"},
 		{"-lengths", "1k,x", "no number"},
 		{"-lengths", "0", "want 1 to"},
 		{"-dims", "513", "want 1 to 512"},

@@ -131,7 +131,7 @@ func (a *attention) Plan(b *kernel.Batch) error {
 		}
 	}
 	if headRows(&a.spec) > 0 {
-		a.heads.list(&a.spec, b)
+		a.heads.list(&a.spec, b, a.pool.workers)
 	}
 	if n := b.Tokens() * a.spec.Heads; a.spec.Backward && len(a.grads.delta) < n {
 		a.grads.delta = make([]float32, n)

@@ -24,14 +24,11 @@ type gradScratch struct {
 	dout  []float32 // [rows][vld]
 	delta []float32 // [rows] those of gradArgs
 	lse   []float32 // [rows] LSE in units of log 2
-	vt    []float32 // [ValueDim][tile] values, transposed
 	dp    []float32 // [rows][tile] dO·v
 	th    []float32 // [rows][tile] tanh of the soft cap
 	g     []float32 // [rows][tile] gradient of the product q·k, zero where masked
 	part  []float32 // [rows][tile] g of one term
 	dq    []float32 // [terms][rows][ld] in each term's rotation
-	dk    []float32 // [terms][tile][ld]
-	dv    []float32 // [tile][vld]
 	row   []float32 // [max dim]
 
 	out, doutColumns []float32 // [ValueDim][vec.Lanes]
@@ -41,10 +38,9 @@ func newGradScratch(s *kernel.Spec) gradScratch {
 	f := func(n int) []float32 { return make([]float32, n) }
 	rows, ld, vld := headRows(s), vec.Pad(s.HeadDim), vec.Pad(s.ValueDim)
 	g := gradScratch{
-		dout: f(rows * vld), delta: f(rows), lse: f(rows), vt: f(s.ValueDim * tile),
+		dout: f(rows * vld), delta: f(rows), lse: f(rows),
 		dp: f(rows * vec.Stride), g: f(rows * vec.Stride), part: f(rows * vec.Stride),
-		dq: f(s.Terms * rows * ld), dk: f(s.Terms * tile * ld), dv: f(tile * vld),
-		row: f(max(s.HeadDim, s.ValueDim)),
+		dq: f(s.Terms * rows * ld), row: f(max(s.HeadDim, s.ValueDim)),
 		out: f(s.ValueDim * vec.Lanes), doutColumns: f(s.ValueDim * vec.Lanes),
 	}
 	if s.Scores&kernel.ScoreSoftCap != 0 {
@@ -251,24 +247,31 @@ func (sc *scratch) queryGradients(a *attention, i int) {
 	}
 }
 
-// keyGradients computes dKey and dValue of one tile of keys of one KV head.
+// keyGradients computes dKey and dValue of some tiles of keys of one KV head.
+// Several, so that the rows of a block are loaded once for them.
 func (sc *scratch) keyGradients(a *attention, item int64) {
-	t := a.keyTile(item)
-	g := &sc.grad
-	clear(g.dk)
-	clear(g.dv)
+	span := a.keySpan(item)
+	for i := range span.tiles {
+		t := span.tile(i)
+		sc.setTile(i, t.j0, t.n)
+		clear(sc.dk)
+		clear(sc.dv)
+	}
+	sc.blk = nil // the tiles are not those of the block before
 	// heads of the group ascending, and of each head the queries ascending
-	blocks := a.heads.of(t.seq*a.spec.Heads+t.kvHead*a.spec.Group(), a.spec.Group())
-	for i := range blocks {
-		sc.prepareGrad(a, &blocks[i], false)
-		if i == 0 {
-			sc.setTile(0, t.j0, t.n)
-		}
-		if sc.weights(a) {
-			sc.addColumns(a)
+	blocks := a.heads.of(span.seq*a.spec.Heads+span.kvHead*a.spec.Group(), a.spec.Group())
+	for b := range blocks {
+		sc.prepareGrad(a, &blocks[b], false)
+		for i := range span.tiles {
+			if sc.tileMemory = &sc.tiles[i]; sc.weights(a) {
+				sc.addColumns(a)
+			}
 		}
 	}
-	sc.storeKeyGradients(a, t)
+	for i := range span.tiles {
+		sc.tileMemory = &sc.tiles[i]
+		sc.storeKeyGradients(a, span.tile(i))
+	}
 }
 
 // addColumns adds to the gradients of the tile what the block's rows give.
@@ -281,10 +284,10 @@ func (sc *scratch) addColumns(a *attention) {
 			continue
 		}
 		q := sc.queries(a, a.variant[term], 0)
-		sc.addTransposed(a, vec.Matrix{X: g.dk[term*tile*sc.ld:], Row: sc.ld}, sc.ofTerm(a, term), vec.Matrix{X: q, Row: sc.ld}, dim,
+		sc.addTransposed(a, vec.Matrix{X: sc.dk[term*tile*sc.ld:], Row: sc.ld}, sc.ofTerm(a, term), vec.Matrix{X: q, Row: sc.ld}, dim,
 			words, vec.Finite(q[:sc.rows*sc.ld]))
 	}
-	sc.addTransposed(a, vec.Matrix{X: g.dv, Row: sc.vld}, sc.s, vec.Matrix{X: g.dout, Row: sc.vld}, vdim, sc.any[:sc.rows], finite)
+	sc.addTransposed(a, vec.Matrix{X: sc.dv, Row: sc.vld}, sc.s, vec.Matrix{X: g.dout, Row: sc.vld}, vdim, sc.any[:sc.rows], finite)
 }
 
 // addTransposed adds wᵀ·b to c for the keys of the tile, rows ascending.
@@ -309,7 +312,7 @@ func (sc *scratch) storeKeyGradients(a *attention, t keyTile) {
 		sum := g.row[:dim]
 		clear(sum)
 		for term := range a.batch.Terms {
-			dk := g.dk[(term*tile+j)*sc.ld:][:dim]
+			dk := sc.dk[(term*tile+j)*sc.ld:][:dim]
 			if a.turnsKeys() {
 				a.rotate(dk, a.batch.Terms[term].RowK.Row(sc.keyPosition(a, t.j0+int64(j))), true)
 			}
@@ -319,7 +322,7 @@ func (sc *scratch) storeKeyGradients(a *attention, t keyTile) {
 		}
 		row := int64(a.batch.KeyStart[t.seq]) + t.j0 + int64(j)
 		a.grads.dkey.storeRow(sum, row, t.kvHead)
-		dv := g.dv[j*sc.vld:][:vdim]
+		dv := sc.dv[j*sc.vld:][:vdim]
 		for d := range dv {
 			dv[d] += 0
 		}

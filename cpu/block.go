@@ -75,6 +75,8 @@ type tileMemory struct {
 	k, kr, kt []float32 // [tile][ld], [terms][tile][ld], [HeadDim][tile]
 	v         []float32 // [tile][vld]
 	halves    []uint16  // [HeadDim][tile]
+	vt        []float32 // [ValueDim][tile] backward: values, transposed
+	dk, dv    []float32 // [terms][tile][ld], [tile][vld] backward: gradients of keys and values
 	have      uint16    // which of them: see load.go
 	turned    int       // the variant that kt holds
 	j0        int64     // first key of the tile
@@ -90,8 +92,13 @@ func newScratch(s *kernel.Spec) *scratch {
 		turn:    make([]float32, vec.Lanes*max(ld, vld)),
 	}
 	sc.tileMemory = &sc.tiles[0]
-	sc.kt, sc.halves = make([]float32, s.HeadDim*tile), make([]uint16, s.HeadDim*tile)
 	sc.growTile(s, 0)
+	sc.halves = make([]uint16, s.HeadDim*tile)
+	for i := range min(maxSpan, len(sc.tiles)) {
+		if s.Backward {
+			sc.growTile(s, i)
+		}
+	}
 	if s.Codec != kernel.NoCodec {
 		sc.coded = new(vec.CodeScratch)
 	}
@@ -113,6 +120,12 @@ func (sc *scratch) growTile(s *kernel.Spec, i int) {
 	t.k, t.v = make([]float32, tile*sc.ld), make([]float32, tile*sc.vld)
 	if s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE {
 		t.kr = make([]float32, s.Terms*tile*sc.ld)
+	}
+	if i == 0 || s.Backward && i < maxSpan {
+		t.kt = make([]float32, s.HeadDim*tile)
+	}
+	if s.Backward && i < maxSpan {
+		t.vt, t.dk, t.dv = make([]float32, s.ValueDim*tile), make([]float32, s.Terms*tile*sc.ld), make([]float32, tile*sc.vld)
 	}
 }
 

@@ -15,16 +15,26 @@ func headRows(s *kernel.Spec) int {
 	return 128
 }
 
-// headBlocks are the blocks, and the tiles of keys that they are met with.
+// maxSpan is the most tiles of keys that are met with a block together. Their
+// keys, values and gradients should stay in the second-level cache.
+const maxSpan = 4
+
+// headBlocks are the blocks, and the spans of tiles of keys that they are met
+// with.
 type headBlocks struct {
 	blocks []block // of a sequence and head together, tokens ascending
 	first  []int   // [sequences·Heads+1] into blocks
-	tiles  []int64 // [sequences+1] key tiles of the sequences before each
+	span   int64   // tiles
+	spans  []int64 // [sequences+1] spans of the sequences before each
 }
 
-func (l *headBlocks) list(s *kernel.Spec, b *kernel.Batch) {
-	tokens := headRows(s)
-	l.blocks, l.first, l.tiles = l.blocks[:0], append(l.first[:0], 0), append(l.tiles[:0], 0)
+func (l *headBlocks) list(s *kernel.Spec, b *kernel.Batch, workers int) {
+	tokens, tiles := headRows(s), int64(0)
+	for _, n := range b.SeqLens {
+		tiles += (int64(n) + tile - 1) / tile
+	}
+	l.span = min(maxSpan, max(tiles*int64(s.KVHeads)/int64(blocksAWorker*workers), 1))
+	l.blocks, l.first, l.spans = l.blocks[:0], append(l.first[:0], 0), append(l.spans[:0], 0)
 	for i, n := range b.SeqLens {
 		for h := range s.Heads {
 			for t0 := 0; t0 < b.QueryLen(i); t0 += tokens {
@@ -35,13 +45,20 @@ func (l *headBlocks) list(s *kernel.Spec, b *kernel.Batch) {
 			}
 			l.first = append(l.first, len(l.blocks))
 		}
-		l.tiles = append(l.tiles, l.tiles[i]+(int64(n)+tile-1)/tile)
+		l.spans = append(l.spans, l.spans[i]+(int64(n)+l.span*tile-1)/(l.span*tile))
 	}
 }
 
-// items is the number of pairs of a tile of keys and a KV head.
+// items is the number of pairs of a span and a KV head.
 func (l *headBlocks) items(s *kernel.Spec) int64 {
-	return l.tiles[len(l.tiles)-1] * int64(s.KVHeads)
+	return l.spans[len(l.spans)-1] * int64(s.KVHeads)
+}
+
+// keySpan is tiles of keys from j0 of a sequence of n keys, for one KV head.
+type keySpan struct {
+	seq, kvHead int
+	j0, n       int64
+	tiles       int
 }
 
 // keyTile is n keys from j0 of a sequence, for one KV head.
@@ -51,15 +68,22 @@ type keyTile struct {
 	n           int
 }
 
-// keyTile is what item = tile·KVHeads + head stands for.
-func (a *attention) keyTile(item int64) keyTile {
-	t, at := keyTile{kvHead: int(item % int64(a.spec.KVHeads))}, item/int64(a.spec.KVHeads)
-	for a.heads.tiles[t.seq+1] <= at {
-		t.seq++
+// keySpan is what item = span·KVHeads + head stands for.
+func (a *attention) keySpan(item int64) keySpan {
+	l := &a.heads
+	x, at := keySpan{kvHead: int(item % int64(a.spec.KVHeads))}, item/int64(a.spec.KVHeads)
+	for l.spans[x.seq+1] <= at {
+		x.seq++
 	}
-	t.j0 = (at - a.heads.tiles[t.seq]) * tile
-	t.n = int(min(tile, int64(a.batch.SeqLens[t.seq])-t.j0))
-	return t
+	x.j0, x.n = (at-l.spans[x.seq])*l.span*tile, int64(a.batch.SeqLens[x.seq])
+	x.tiles = int(min(l.span, (x.n-x.j0+tile-1)/tile))
+	return x
+}
+
+// tile is the i-th one.
+func (x *keySpan) tile(i int) keyTile {
+	j0 := x.j0 + int64(i)*tile
+	return keyTile{x.seq, x.kvHead, j0, int(min(tile, x.n-j0))}
 }
 
 // of are the blocks of n query heads of a sequence, from head at =

@@ -68,10 +68,10 @@ func (sc *scratch) columns(a *attention, v int) []float32 {
 // valueColumns are the values of the tile, transposed.
 func (sc *scratch) valueColumns(a *attention) []float32 {
 	if sc.have&haveValueColumns == 0 {
-		vec.ColumnsF32(sc.grad.vt, tile, sc.values(a), sc.vld, sc.n, a.spec.ValueDim, 0)
+		vec.ColumnsF32(sc.vt, tile, sc.values(a), sc.vld, sc.n, a.spec.ValueDim, 0)
 		sc.have |= haveValueColumns
 	}
-	return sc.grad.vt
+	return sc.vt
 }
 
 // values are the rows of the tile's values, vld apart.

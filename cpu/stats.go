@@ -56,10 +56,16 @@ func (a *attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
 	return nil
 }
 
-// columnStats computes the sums of one tile of keys for the query heads of one
-// KV head.
+// columnStats computes the sums of some tiles of keys for the query heads of
+// one KV head.
 func (sc *scratch) columnStats(a *attention, item int64) {
-	t := a.keyTile(item)
+	span := a.keySpan(item)
+	for i := range span.tiles {
+		sc.tileStats(a, span.tile(i))
+	}
+}
+
+func (sc *scratch) tileStats(a *attention, t keyTile) {
 	first := 0 // query token
 	if w := a.stats.window; w > 0 {
 		first = max(a.batch.QueryLen(t.seq)-w, 0)

@@ -12,12 +12,13 @@ import (
 type Kind string
 
 const (
-	Prefill Kind = "prefill" // as many queries as keys
-	Decode  Kind = "decode"  // one query that sees all keys
+	Prefill  Kind = "prefill"  // as many queries as keys
+	Decode   Kind = "decode"   // one query that sees all keys
+	Backward Kind = "backward" // the gradients of prefill
 )
 
 // Kinds lists them.
-var Kinds = []Kind{Prefill, Decode}
+var Kinds = []Kind{Prefill, Decode, Backward}
 
 // Type is how keys and values are stored, here and in the peers.
 type Type struct {
@@ -61,7 +62,7 @@ type Case struct {
 	KV             Type
 	HeadDim        int
 	Heads, KVHeads int
-	Causal         bool // prefill
+	Causal         bool // prefill and backward
 	PageSize       int  // 0: contiguous
 	Length         int  // keys
 	Threads        int
@@ -78,7 +79,7 @@ func (c Case) String() string {
 	case c.Causal:
 		form = "causal"
 	}
-	if c.Kind == Prefill && c.PageSize > 0 {
+	if c.Kind != Decode && c.PageSize > 0 {
 		form += fmt.Sprintf(",page=%d", c.PageSize)
 	}
 	return fmt.Sprintf("%s/kv=%v/d=%d/heads=%d-%d/%s/n=%d", c.Kind, c.KV, c.HeadDim, c.Heads, c.KVHeads, form, c.Length)
@@ -105,10 +106,26 @@ func (c Case) Pairs() float64 {
 }
 
 // FLOP is the number of floating-point operations; see the package comment.
-func (c Case) FLOP() float64 { return 4 * float64(c.HeadDim*c.Heads) * c.Pairs() }
+func (c Case) FLOP() float64 {
+	products := 2.0
+	if c.Kind == Backward {
+		products = 5
+	}
+	return 2 * products * float64(c.HeadDim*c.Heads) * c.Pairs()
+}
 
 // Bytes is what must be read and written at the least; see the package comment.
-func (c Case) Bytes() float64 { return float64(c.kvBytes() + 2*c.queryBytes()) }
+func (c Case) Bytes() float64 { return float64(c.kvBytes() + 2*c.queryBytes() + c.gradientBytes()) }
+
+// gradientBytes is the size of the gradients of the output, the queries, keys
+// and values, all F32, and of the LSE.
+func (c Case) gradientBytes() int64 {
+	if c.Kind != Backward {
+		return 0
+	}
+	n, q, kv := int64(c.Length), int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
+	return 4 * n * (2*q + 2*kv + int64(c.Heads))
+}
 
 // Intensity is FLOP over bytes.
 func (c Case) Intensity() float64 { return c.FLOP() / c.Bytes() }
@@ -152,11 +169,11 @@ type Axes struct {
 	Threads                       []int
 }
 
-// Default spans what the command measures.
+// Default spans what the command measures unless it is told otherwise.
 func Default(threads []int) Axes {
 	lengths := []int{1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10}
 	return Axes{
-		Kinds: Kinds, PrefillLengths: lengths, DecodeLengths: append(slices.Clone(lengths), 256<<10, 512<<10, 1<<20),
+		Kinds: Kinds[:2], PrefillLengths: lengths, DecodeLengths: append(slices.Clone(lengths), 256<<10, 512<<10, 1<<20),
 		Types: Types, HeadDims: []int{64, 128, 256}, Groups: []int{1, 4, 8}, PageSizes: []int{64, 0},
 		Causal: []bool{true, false}, Threads: threads,
 	}
@@ -197,6 +214,9 @@ func (a *Axes) Cases(full bool) []Case {
 				for _, group := range a.Groups {
 					for _, f := range forms {
 						page := f.page
+						if kind == Backward && (t.Codec != kernel.NoCodec || t.DType.Float8()) {
+							continue // gradients are of plain tensors
+						}
 						if t.Codec != kernel.NoCodec && page == 0 {
 							if kind == Decode {
 								continue // coded pages are pages

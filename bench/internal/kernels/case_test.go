@@ -29,6 +29,9 @@ func TestWorkOfACaseByBruteForce(t *testing.T) {
 						for h := range c.Heads {
 							for d := range c.HeadDim {
 								touched[[4]int{0, i, h, d}], touched[[4]int{1, i, h, d}] = wide, wide
+								if kind == Backward {
+									touched[[4]int{7, i, h, d}], touched[[4]int{8, i, h, d}], touched[[4]int{9, i, h}] = 4, 4, 4
+								}
 							}
 							for j := range n {
 								if (causal || kind == Decode) && j > index {
@@ -36,6 +39,11 @@ func TestWorkOfACaseByBruteForce(t *testing.T) {
 								}
 								for d := range c.HeadDim {
 									flop += 4 // multiply and add, for the score and for the output
+									if kind == Backward {
+										flop += 6 // for the score and four gradients
+										touched[[4]int{5, j, h / (c.Heads / c.KVHeads), d}] = 4
+										touched[[4]int{6, j, h / (c.Heads / c.KVHeads), d}] = 4
+									}
 									key := [4]int{2, j, h / (c.Heads / c.KVHeads), d}
 									touched[key] = int(kv.DType.Size())
 									key[0] = 3
@@ -84,6 +92,7 @@ func TestBytesOfCodedPages(t *testing.T) {
 
 func TestCases(t *testing.T) {
 	a := Default([]int{1, 2})
+	a.Kinds = Kinds
 	for _, full := range []bool{false, true} {
 		list := a.Cases(full)
 		seen := map[string]bool{}
@@ -106,6 +115,11 @@ func TestCases(t *testing.T) {
 		if !full {
 			want += (8 + 11) * 2 * (len(Types) - 3)
 		}
+		if plain := 3; full { // types that have gradients
+			want += 8 * 2 * plain * 2 * 3 * 3
+		} else {
+			want += 8 * 2 * (1 + 2 + 2 + 1 + plain - 1)
+		}
 		if len(list) != want {
 			t.Errorf("full %v: %d cases, want %d", full, len(list), want)
 		}
@@ -118,7 +132,8 @@ func TestCases(t *testing.T) {
 	// An axis without its usual value takes the first that it has.
 	a.HeadDims, a.Causal, a.PageSizes, a.PrefillLengths, a.DecodeLengths = []int{80}, []bool{false}, []int{16}, []int{10}, []int{10}
 	a.Groups, a.Types, a.Threads = []int{2}, Types[2:3], []int{1}
-	if list := a.Cases(false); !slices.EqualFunc(list, []string{"prefill/kv=bf16/d=80/heads=8-4/full/n=10", "decode/kv=bf16/d=80/heads=16-8/page=16/n=10"},
+	if list := a.Cases(false); !slices.EqualFunc(list, []string{"prefill/kv=bf16/d=80/heads=8-4/full/n=10", "decode/kv=bf16/d=80/heads=16-8/page=16/n=10",
+		"backward/kv=bf16/d=80/heads=8-4/full/n=10"},
 		func(c Case, s string) bool { return c.String() == s }) {
 		t.Errorf("%v", list)
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/longctx/longctx/cpu"
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
 )
 
 // Contender is one way to compute a case.
@@ -94,6 +96,11 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 	}
 	p.clear()
 	run := p.runner(a)
+	if p.Kind == Backward { // of what Run computes
+		if err := p.forward(a)(); err != nil {
+			return err
+		}
+	}
 	if err := run(); err != nil {
 		return err
 	}
@@ -120,7 +127,7 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 
 // probeLength is the length at which a kernel is timed before the case itself.
 func probeLength(k Kind) int {
-	if k == Prefill {
+	if k != Decode {
 		return 256
 	}
 	return 2048
@@ -131,7 +138,15 @@ func probeLength(k Kind) int {
 func (p *problem) estimate(b kernel.Backend, policy kernel.Policy) (time.Duration, error) {
 	short := *p
 	short.Length = min(p.Length, probeLength(p.Kind))
-	short.query.Shape[0], short.out.Shape[0] = int64(short.Queries()), int64(short.Queries())
+	tensors := []*tensor.View{&short.query, &short.out}
+	if p.Kind == Backward {
+		short.keys, short.values = slices.Clone(p.keys), slices.Clone(p.values)
+		g := &short.grad
+		tensors = append(tensors, &short.keys[0], &short.values[0], &g.lse, &g.out, &g.query, &g.key, &g.value)
+	}
+	for _, v := range tensors {
+		v.Shape[0] = int64(short.Queries())
+	}
 	if p.cache != nil {
 		var err error
 		if short.id, err = p.cache.Fork(p.id); err != nil {
@@ -147,6 +162,11 @@ func (p *problem) estimate(b kernel.Backend, policy kernel.Policy) (time.Duratio
 		return 0, err
 	}
 	defer a.Close()
+	if p.Kind == Backward {
+		if err := short.forward(a)(); err != nil {
+			return 0, err
+		}
+	}
 	run, best := short.runner(a), time.Duration(math.MaxInt64)
 	for range 3 {
 		start := time.Now()

@@ -8,9 +8,11 @@
 // keys, whose elements take B bytes:
 //
 //	FLOP  = 4·D·H·pairs                                 a multiply and an add for each feature of the score, and of the output
+//	        10·D·H·pairs                                backward: scores again, and the gradients of weights, queries, keys, values
 //	bytes = 2·N·G·D·B + 2·Nq·H·D·Bq                     each key and value once, each query read and each output written once
 //	pairs = Nq·N full, N·(N+1)/2 causal (Nq = N), N in decode (Nq = 1)
 //
+// Backward reads and writes as much again, in F32, as gradients, and the LSE.
 // The exponentials, and whatever a kernel reads again, are not counted.
 // Queries and outputs are F32, and BF16 in prefill over BF16, where the matrix
 // unit serves Fast. Of int8 and int4, a full page has codes of 8 or

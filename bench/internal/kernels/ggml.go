@@ -145,6 +145,8 @@ func (g *GGML) Contenders(ctx context.Context, c Case, _ int) ([]*Contender, err
 	switch {
 	case c.KV.GGML < 0 || c.KV.Codec != kernel.NoCodec && c.HeadDim%32 != 0: // its blocks are 32 features
 		return []*Contender{without(ggmlName, "", fmt.Errorf("no counterpart: it has no %v of %d features", c.KV, c.HeadDim))}, nil
+	case c.Kind == Backward:
+		return []*Contender{without(ggmlName, "", errors.New("no counterpart: it has no gradients of attention on a CPU"))}, nil
 	case c.Kind == Prefill && c.Causal:
 		return []*Contender{without(ggmlName, "", errors.New("no counterpart: its masks are random; see full"))}, nil
 	}

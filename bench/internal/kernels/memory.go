@@ -56,7 +56,7 @@ const maxLayers = 64
 
 // layers is how many layers a case has if it may take limit bytes.
 func (c Case) layers(limit int64) int {
-	if c.Kind == Prefill {
+	if c.Kind != Decode {
 		return 1
 	}
 	one := c.kvBytes()
@@ -65,7 +65,7 @@ func (c Case) layers(limit int64) int {
 
 // need is the memory of a case with so many layers.
 func (c Case) need(layers int) int64 {
-	return c.storage(layers) + 2*c.queryBytes()
+	return c.storage(layers) + 2*c.queryBytes() + c.gradientBytes()
 }
 
 // storage is the memory of the keys and values of so many layers.

@@ -19,7 +19,31 @@ type problem struct {
 	cache        *kvcache.Cache // paged
 	layers       int
 	id           kvcache.ID
+	grad         gradients // backward
 	want         []row
+}
+
+// gradients are the tensors that backward has besides.
+type gradients struct{ lse, out, query, key, value tensor.View }
+
+func newGradients(c Case, b kernel.Backend) (g gradients, err error) {
+	n, h, kv, d := int64(c.Length), int64(c.Heads), int64(c.KVHeads), int64(c.HeadDim)
+	for _, t := range []struct {
+		view  *tensor.View
+		shape []int64
+	}{{&g.lse, []int64{n, h}}, {&g.out, []int64{n, h, d}}, {&g.query, []int64{n, h, d}}, {&g.key, []int64{n, kv, d}}, {&g.value, []int64{n, kv, d}}} {
+		bytes := int64(4)
+		for _, x := range t.shape {
+			bytes *= x
+		}
+		buffer, err := b.Alloc(bytes)
+		if err != nil {
+			return g, err
+		}
+		*t.view = tensor.Of(buffer, tensor.F32, t.shape...)
+	}
+	fill(g.out.Bytes(), tensor.F32)
+	return g, nil
 }
 
 // newProblem lays a case out in memory lent by a.
@@ -36,6 +60,12 @@ func newProblem(c Case, layers int, a *arena, query []byte, b kernel.Backend) (*
 	}
 	if err := a.reset(dtype, c.storage(layers)); err != nil {
 		return nil, err
+	}
+	if c.Kind == Backward {
+		var err error
+		if p.grad, err = newGradients(c, b); err != nil {
+			return nil, err
+		}
 	}
 	if c.PageSize > 0 {
 		return p, p.paged(lender{b, a})
@@ -138,7 +168,7 @@ func (p *problem) attention(b kernel.Backend, policy kernel.Policy) (*attention.
 	}
 	a, err := attention.New(b, attention.Config{
 		Heads: p.Heads, KVHeads: p.KVHeads, HeadDim: p.HeadDim, DType: p.queryType(), KVDType: p.KV.DType,
-		PageSize: p.PageSize, Codec: p.KV.Codec, Mask: mask, Policy: policy,
+		PageSize: p.PageSize, Codec: p.KV.Codec, Mask: mask, Policy: policy, Backward: p.Kind == Backward,
 	})
 	if err != nil {
 		return nil, err
@@ -168,7 +198,19 @@ func (p *problem) bind(layer int, args *kernel.Args) error {
 // runner returns what computes the case once, a layer after another from the
 // first.
 func (p *problem) runner(a *attention.Attention) func() error {
-	args, layer := &kernel.Args{Query: p.query, Out: p.out}, 0
+	if p.Kind == Backward {
+		args := &kernel.BackwardArgs{
+			Query: p.query, Key: p.keys[0], Value: p.values[0], Out: p.out, LSE: p.grad.lse,
+			DOut: p.grad.out, DQuery: p.grad.query, DKey: p.grad.key, DValue: p.grad.value,
+		}
+		return func() error { return a.Backward(args) }
+	}
+	return p.forward(a)
+}
+
+// forward returns what runs attention on the next layer.
+func (p *problem) forward(a *attention.Attention) func() error {
+	args, layer := &kernel.Args{Query: p.query, Out: p.out, LSE: p.grad.lse}, 0
 	return func() error {
 		if err := p.bind(layer, args); err != nil {
 			return err
@@ -197,7 +239,7 @@ func (p *problem) reference() error {
 			continue // there are fewer queries than that
 		}
 		keys := p.Length
-		if p.Causal && p.Kind == Prefill {
+		if p.Causal && p.Kind != Decode {
 			keys = query + 1
 		}
 		for _, head := range []int{0, p.Heads - 1} {
@@ -291,7 +333,32 @@ func (p *problem) attend(query, head, keys int, read func(k, v []float32, j, hea
 	for d := range out {
 		out[d] /= sum
 	}
+	if p.Kind == Backward {
+		return p.queryGradient(query, head, keys, read, q, out, most, sum)
+	}
 	return out
+}
+
+// queryGradient is Σ w·(g·v − g·out)·k/√D over the keys, with the weights w of
+// a query and the gradient g of its output.
+func (p *problem) queryGradient(query, head, keys int, read func(k, v []float32, j, head int), q []float32, out []float64, most, sum float64) []float64 {
+	dim := p.HeadDim
+	g, k, v, grad := make([]float32, dim), make([]float32, dim), make([]float32, dim), make([]float64, dim)
+	widen(g, &p.grad.out, at(&p.grad.out, query, head))
+	scale := 1 / math.Sqrt(float64(dim))
+	for j := range keys {
+		read(k, v, j, head/(p.Heads/p.KVHeads))
+		score, slope := 0.0, 0.0
+		for d := range q {
+			score += float64(q[d]) * float64(k[d])
+			slope += float64(g[d]) * (float64(v[d]) - out[d])
+		}
+		w := math.Exp(score*scale-most) / sum * slope * scale
+		for d := range grad {
+			grad[d] += w * float64(k[d])
+		}
+	}
+	return grad
 }
 
 // widen reads elements of a view that lie together, from one on.
@@ -311,8 +378,15 @@ func widen(dst []float32, v *tensor.View, first int64) {
 // L2 error. It is an error if that is more than the policy can explain.
 func (p *problem) check(policy kernel.Policy) (float64, error) {
 	got, wrong, size := make([]float32, p.HeadDim), 0.0, 0.0
+	result := &p.out
+	if p.Kind == Backward {
+		if err := p.checkSums(); err != nil {
+			return math.NaN(), err
+		}
+		result = &p.grad.query
+	}
 	for _, r := range p.want {
-		widen(got, &p.out, at(&p.out, r.query, r.head))
+		widen(got, result, at(result, r.query, r.head))
 		for d, want := range r.out {
 			diff := float64(got[d]) - want
 			wrong, size = wrong+diff*diff, size+want*want
@@ -323,6 +397,41 @@ func (p *problem) check(policy kernel.Policy) (float64, error) {
 		return relative, fmt.Errorf("the result is wrong: relative L2 error %.2g, want at most %.2g", relative, limit)
 	}
 	return relative, nil
+}
+
+// checkSums holds the gradients of keys and values against what they add up to,
+// since the weights of a query add up to 1: those of the values to the
+// gradients of the outputs, those of the keys to nothing.
+func (p *problem) checkSums() error {
+	for _, of := range []struct {
+		name string
+		view *tensor.View
+		want *tensor.View
+	}{{"values", &p.grad.value, &p.grad.out}, {"keys", &p.grad.key, nil}} {
+		sum, size := make([]float64, p.HeadDim), 0.0
+		row := make([]float32, p.HeadDim)
+		add := func(v *tensor.View, sign float64) {
+			for t := range int(v.Shape[0]) {
+				for h := range int(v.Shape[1]) {
+					widen(row, v, at(v, t, h))
+					for d, x := range row {
+						sum[d] += sign * float64(x)
+						size += float64(x) * float64(x)
+					}
+				}
+			}
+		}
+		add(of.view, 1)
+		if of.want != nil {
+			add(of.want, -1)
+		}
+		for _, x := range sum {
+			if !(math.Abs(x) <= 1e-4*math.Sqrt(size)) { // NaN too
+				return fmt.Errorf("the gradients of the %s are wrong: they add up to %.3g more than they should", of.name, x)
+			}
+		}
+	}
+	return nil
 }
 
 // tolerance is far above what rounding does, and far below what one key in the
@@ -337,7 +446,12 @@ func (p *problem) tolerance(policy kernel.Policy) float64 {
 // clear spoils the output, so that what a kernel leaves out is seen.
 func (p *problem) clear() {
 	nan := []byte{0, 0, 0xc0, 0x7f}[4-p.out.DType.Size():] // its upper half is one of BF16
-	for out := p.out.Bytes(); len(out) > 0; {
-		out = out[copy(out, nan):]
+	for _, v := range []*tensor.View{&p.out, &p.grad.query, &p.grad.key, &p.grad.value} {
+		if v.IsZero() {
+			continue
+		}
+		for out := v.Bytes(); len(out) > 0; {
+			out = out[copy(out, nan):]
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/longctx/longctx/cpu"
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
 )
 
 func newRunner(t *testing.T, cases []Case) *Runner {
@@ -30,6 +31,7 @@ func newRunner(t *testing.T, cases []Case) *Runner {
 // small are cases of every form that take no time.
 func small() []Case {
 	a := Default([]int{1, 2})
+	a.Kinds = Kinds
 	a.PrefillLengths, a.DecodeLengths, a.HeadDims, a.PageSizes = []int{70}, []int{150}, []int{64, 128}, []int{64, 0, 16}
 	return a.Cases(false)
 }
@@ -61,6 +63,7 @@ func TestAWrongResultHasNoSpeed(t *testing.T) {
 	for _, c := range []Case{
 		{Kind: Prefill, KV: Types[0], HeadDim: 64, Heads: 4, KVHeads: 2, Causal: true, Length: 70, Threads: 1},
 		{Kind: Decode, KV: Types[0], HeadDim: 64, Heads: 8, KVHeads: 8, PageSize: 16, Length: 150, Threads: 1},
+		{Kind: Backward, KV: Types[0], HeadDim: 64, Heads: 4, KVHeads: 2, Causal: true, Length: 70, Threads: 1},
 	} {
 		r := newRunner(t, []Case{c})
 		p, err := newProblem(c, 1, r.arena, r.query, r.backend(1))
@@ -80,6 +83,11 @@ func TestAWrongResultHasNoSpeed(t *testing.T) {
 			t.Errorf("%v: an output that was not written passes", c)
 		}
 		run := func() {
+			if c.Kind == Backward {
+				if err := p.forward(a)(); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if err := p.runner(a)(); err != nil {
 				t.Fatal(err)
 			}
@@ -88,7 +96,19 @@ func TestAWrongResultHasNoSpeed(t *testing.T) {
 		if relative, err := p.check(kernel.Exact); err != nil || relative > 2e-6 {
 			t.Errorf("%v: error %v, %v", c, relative, err)
 		}
+		for i, x := range map[string]*tensor.View{"keys": &p.grad.key, "values": &p.grad.value} {
+			if c.Kind == Backward {
+				x.F32s()[5] += 1
+				if _, err := p.check(kernel.Exact); err == nil || !strings.Contains(err.Error(), i) {
+					t.Errorf("%v: wrong gradients of %s: %v", c, i, err)
+				}
+				x.F32s()[5] -= 1
+			}
+		}
 		out := p.out.F32s()
+		if c.Kind == Backward {
+			out = p.grad.query.F32s()
+		}
 		for _, spoil := range []func(x float32) float32{
 			func(x float32) float32 { return x + 1e-3 }, func(float32) float32 { return float32(math.NaN()) },
 		} {

@@ -33,15 +33,16 @@ type Torch struct {
 var torchScript string
 
 type torchCase struct {
-	DType   string `json:"dtype"`
-	Heads   int    `json:"heads"`
-	KVHeads int    `json:"kv_heads"`
-	HeadDim int    `json:"head_dim"`
-	Length  int    `json:"length"`
-	Queries int    `json:"queries"`
-	Causal  bool   `json:"causal"`
-	Layers  int    `json:"layers"`
-	Threads int    `json:"threads"`
+	DType    string `json:"dtype"`
+	Heads    int    `json:"heads"`
+	KVHeads  int    `json:"kv_heads"`
+	HeadDim  int    `json:"head_dim"`
+	Length   int    `json:"length"`
+	Queries  int    `json:"queries"`
+	Causal   bool   `json:"causal"`
+	Layers   int    `json:"layers"`
+	Threads  int    `json:"threads"`
+	Backward bool   `json:"backward,omitempty"`
 }
 
 // torchRequest asks to make tensors for a case, or to run it n times.
@@ -62,8 +63,8 @@ type torchAnswer struct {
 // torchRate is about how many FLOP a second a thread does in prefill and in
 // decode; less, where a run must not take too long.
 var torchRate = map[string]map[Kind]float64{
-	"flash": {Prefill: 50e9, Decode: 2e9},
-	"math":  {Prefill: 5e9, Decode: 0.2e9},
+	"flash": {Prefill: 50e9, Decode: 2e9, Backward: 30e9},
+	"math":  {Prefill: 5e9, Decode: 0.2e9, Backward: 5e9},
 }
 
 // StartTorch starts the named Python, whose tensors may take memory bytes, and
@@ -152,12 +153,12 @@ func (t *Torch) Contenders(ctx context.Context, c Case, layers int) ([]*Contende
 	if c.KV.Torch == "" {
 		return none(fmt.Errorf("no counterpart: no attention over %v", c.KV)), nil
 	}
-	need := int64(layers)*c.kvBytes() + 2*c.queryBytes()
+	need := int64(layers)*c.kvBytes() + 2*c.queryBytes() + c.gradientBytes()
 	if need > t.memory {
 		return none(fmt.Errorf("it takes %.1f GiB of memory, above %.1f GiB", gib(need), gib(t.memory))), nil
 	}
 	_, err := t.ask(ctx, torchRequest{Case: &torchCase{
-		c.KV.Torch, c.Heads, c.KVHeads, c.HeadDim, c.Length, c.Queries(), c.Causal && c.Kind == Prefill, layers, c.Threads,
+		c.KV.Torch, c.Heads, c.KVHeads, c.HeadDim, c.Length, c.Queries(), c.Causal && c.Kind != Decode, layers, c.Threads, c.Kind == Backward,
 	}})
 	if ctx.Err() != nil || errors.Is(err, errTorchEnded) {
 		return nil, errors.Join(ctx.Err(), err)

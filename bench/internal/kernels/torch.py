@@ -27,9 +27,21 @@ def main():
         options = {"is_causal": c["causal"]}
         if not folded and group > 1:
             options["enable_gqa"] = True
-        return {"query": query, "layers": layers, "options": options, "next": 0}
+        return {"query": query, "layers": layers, "options": options, "next": 0, "backward": c.get("backward", False)}
+
+    def gradients(backend, n):
+        inputs = [x.requires_grad_() for x in (case["query"], *case["layers"][0])]
+        with sdpa_kernel(backends[backend]):
+            out = attend(*inputs, **case["options"])
+            slope = torch.randn_like(out)
+            start = time.perf_counter()
+            for _ in range(n):
+                torch.autograd.grad(out, inputs, slope, retain_graph=True)
+            return (time.perf_counter() - start) / n
 
     def run(backend, n):
+        if case["backward"]:
+            return gradients(backend, n)
         with torch.inference_mode(), sdpa_kernel(backends[backend]):
             start = time.perf_counter()
             for _ in range(n):
