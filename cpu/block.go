@@ -18,7 +18,7 @@ const wideRows = 16
 type runArgs struct {
 	query, key, value, out reader
 	lse                    scalars
-	direct                 [2]bool // whether products can take them as they are stored: halves, and codes
+	direct                 [coded + 1]bool // whether products can take keys and values as they are stored
 }
 
 func (a *runArgs) set(s *kernel.Spec, args *kernel.Args) {

@@ -26,7 +26,7 @@
 // in order, which is the same order, so the same bits.
 //
 // What is summed over queries (the gradients of keys and values, and
-// ColumnStats) goes the other way: a worker owns a tile of keys, and takes the
+// ColumnStats) goes the other way: a worker owns some tiles of keys, and takes the
 // blocks of queries in order (head.go).
 //
 // Under the Fast policy, strips of BF16 queries, keys and values run in the

@@ -126,7 +126,7 @@ const (
 )
 
 func (sc *scratch) stored(a *attention) stored {
-	if sc.n < tile || sc.rows > wideRows || a.args.direct == [2]bool{} {
+	if sc.n < tile || sc.rows > wideRows || a.args.direct == [coded + 1]bool{} {
 		return decoded
 	}
 	how := halves
@@ -143,7 +143,7 @@ func (sc *scratch) stored(a *attention) stored {
 			return decoded
 		}
 	}
-	if !a.args.direct[how-halves] {
+	if !a.args.direct[how] {
 		return decoded
 	}
 	return how
@@ -152,13 +152,13 @@ func (sc *scratch) stored(a *attention) stored {
 // direct reports whether keys and values suit vec.Turn16 and vec.MulAdd16, and
 // vec.ChannelProduct and vec.TokenProduct: whole registers of features that
 // lie side by side, and pages of whole registers of keys.
-func direct(s *kernel.Spec, key, value *reader) (ok [2]bool) {
+func direct(s *kernel.Spec, key, value *reader) (ok [coded + 1]bool) {
 	if s.PageSize%16 != 0 || s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE {
 		return ok
 	}
-	ok[halves-halves] = vec.Multiplies16() && key.bits != nil && value.bits != nil && key.dim == 1 && value.dim == 1 &&
+	ok[halves] = vec.Multiplies16() && key.bits != nil && value.bits != nil && key.dim == 1 && value.dim == 1 &&
 		s.HeadDim%32 == 0 && s.ValueDim%16 == 0
-	ok[coded-halves] = s.Codec != kernel.NoCodec && key.coded.codes != nil && value.coded.codes != nil &&
+	ok[coded] = s.Codec != kernel.NoCodec && key.coded.codes != nil && value.coded.codes != nil &&
 		vec.MultipliesCodes(s.Codec, s.HeadDim, 0) && vec.MultipliesCodes(s.Codec, s.ValueDim, value.coded.group)
 	return ok
 }

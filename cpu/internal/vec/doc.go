@@ -27,6 +27,9 @@
 // In a strip the softmax of 32 rows runs vertically, with no step across the
 // lanes of a register. With fewer rows most lanes would be idle; there keys and
 // features take their place. Each sum runs in the same order in both.
+//
+// Rows can also take a tile as it is stored (MulAdd16, ChannelProduct,
+// TokenProduct): widening it first costs more than a few rows' products.
 package vec
 
 import "github.com/longctx/longctx/kernel"
