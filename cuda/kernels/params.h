@@ -7,6 +7,12 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define LC_ANYWHERE __host__ __device__
+#else
+#define LC_ANYWHERE
+#endif
+
 enum { lc_tile = 64, lc_chunk = 512, lc_max_terms = 8, lc_max_dim = 512 };
 
 // Element types: the values of tensor.DType.
@@ -22,7 +28,7 @@ typedef struct {
 	uint64_t data;                // of element 0, the view's offset included; 0: no tensor
 	int64_t row, slot, head, dim; // strides
 	int32_t dtype;
-	int32_t vector; // features that one load may take: 4 where addresses and strides allow it, or 1
+	int32_t vector; // features that one load may take: 4 where their number, addresses and strides allow it, or 1
 } lc_tensor;
 
 // lc_scalars is a rank-1 or rank-2 F32 tensor; data 0: no tensor.
@@ -58,9 +64,11 @@ typedef struct {
 } lc_sequence;
 
 // lc_item is the work of one thread block: tokens t0 … t0+tokens−1 of a sequence
-// with all query heads of a KV head, against chunks chunk0 … chunk1−1.
+// with query heads head … head+heads−1 of a KV head, against chunks
+// chunk0 … chunk1−1. Its rows are tokens·heads, heads side by side.
 typedef struct {
 	int32_t sequence, kv_head;
+	int32_t head, heads;
 	int32_t t0, tokens;
 	int32_t chunk0, chunk1;
 	int32_t bounds; // its first entry of bounds, one for each Term
@@ -104,6 +112,7 @@ typedef struct {
 	float inv_cap, cap; // 1/(SoftCap·log₂e), SoftCap·log₂e
 	int64_t rel_bias_start;
 	int32_t item_count, merge_count;
+	int32_t part_rows, part_dim; // of a part: o [rows][dim], m [rows], l [rows]
 	int32_t tokens;
 	int32_t heads, kv_heads, group;
 	int32_t head_dim, value_dim;
@@ -117,13 +126,25 @@ typedef struct {
 	lc_row_map row_q[lc_max_terms], row_k[lc_max_terms];
 } lc_attention_params;
 
+// lc_row_floats is the distance of rows of dim floats in shared memory: an odd
+// multiple of 4, so that eight rows at one feature lie in different banks.
+static inline LC_ANYWHERE int32_t lc_row_floats(int32_t dim) { return (dim + 7) / 8 * 8 + 4; }
+
+// lc_attention_shared is the bytes of shared memory of an attention kernel of
+// so many rows, keys loaded at once and padded features of values.
+static inline LC_ANYWHERE int32_t lc_attention_shared(int32_t rows, int32_t keys, int32_t dim, int32_t head_dim, int32_t terms) {
+	int32_t ld = lc_row_floats(head_dim), wide = lc_row_floats(head_dim > dim ? head_dim : dim);
+	int32_t floats = rows * ld + keys * wide + rows * (lc_tile + 4) + 6 * rows + terms * rows;
+	return 4 * floats + 8 * (lc_tile + rows + 2 * terms * rows);
+}
+
 #define LC_SIZE(type, bytes) typedef char lc_size_of_##type[sizeof(type) == (bytes) ? 1 : -1]
 LC_SIZE(lc_tensor, 48);
 LC_SIZE(lc_scalars, 32);
 LC_SIZE(lc_coded, 152);
 LC_SIZE(lc_sequence, 72);
-LC_SIZE(lc_item, 32);
-LC_SIZE(lc_attention_params, 1288);
+LC_SIZE(lc_item, 40);
+LC_SIZE(lc_attention_params, 1296);
 #undef LC_SIZE
 
 #endif

@@ -1,0 +1,29 @@
+// Rotation of rows in shared memory: rule 3 of package kernel.
+#pragma once
+
+#include "prims.cuh"
+
+// table_row is RowMap.Row of a position.
+DEV int64_t table_row(const lc_row_map &m, int64_t x) {
+	if (m.mod > 0) {
+		int64_t r = x % m.mod;
+		x = r < 0 ? r + m.mod : r;
+	}
+	if (m.div > 1) {
+		int64_t q = x / m.div;
+		x = x % m.div < 0 ? q - 1 : q;
+	}
+	x -= m.first;
+	x = x < 0 ? 0 : x;
+	return m.base + (x >= m.count ? m.count - 1 : x);
+}
+
+// rotate_pair turns pair k of a row by row `at` of the table.
+DEV void rotate_pair(const lc_attention_params &p, float *row, int k, int64_t at) {
+	int half = p.rotary_dim / 2;
+	float c = load_const((const float *)p.cos + at * half + k), s = load_const((const float *)p.sin + at * half + k);
+	float *a = row + (p.interleaved ? 2 * k : k), *b = p.interleaved ? a + 1 : a + half;
+	float x = load_shared(a), y = load_shared(b);
+	store_shared(a, fma_(x, c, -mul_(y, s)));
+	store_shared(b, fma_(y, c, mul_(x, s)));
+}
