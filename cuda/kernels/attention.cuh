@@ -78,7 +78,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 	const lc_attention_params &p;
 	Memory memory;
 	lc_item item;
-	lc_sequence seq;
+	const lc_sequence *seq;
 	int tid, g, i; // thread, row group, place in the group
 	int rows;      // that the item has
 	int variant;   // that the queries are turned by
@@ -116,7 +116,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 	// begin takes an item: what the block needs to know of each row.
 	DEV_METHOD void begin(const lc_item &it) {
 		item = it;
-		seq = *((const lc_sequence *)p.sequences + item.sequence);
+		seq = (const lc_sequence *)p.sequences + item.sequence;
 		rows = item.tokens * item.heads;
 		variant = -1;
 		sync(); // what the item before has read of shared memory
@@ -125,7 +125,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			lc_range none = {0x7fffffff, 0};
 			float scale = 0.0f;
 			if (r < rows) {
-				int64_t at = (int64_t)term * p.tokens + seq.query_start + token(r);
+				int64_t at = (int64_t)term * p.tokens + load_const(&seq->query_start) + token(r);
 				none = load_range((const lc_range *)p.ranges + at);
 				scale = load_const((const float *)p.scales + at);
 			}
@@ -145,10 +145,10 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		if (tid >= n)
 			return;
 		int64_t j = j0 + tid;
-		Place at = {(int)(seq.key_start + j), 0};
+		Place at = {(int)(load_const(&seq->key_start) + j), 0};
 		if (p.page_size > 0) {
 			at.y = (int)(j % p.page_size);
-			at.x = load_const((const int32_t *)p.pages + seq.key_start + j / p.page_size);
+			at.x = load_const((const int32_t *)p.pages + load_const(&seq->key_start) + j / p.page_size);
 		}
 		store_shared(memory.place + tid, at);
 	}
@@ -164,7 +164,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 				uint64_t w = 0;
 				if (r < rows) {
 					int2 range = load_shared((const int2 *)(memory.ranges + term * Rows + r));
-					w = visible_keys(p, seq, {range.x, range.y}, seq.i0 + token(r), j0, item.kv_head) & ~seen;
+					w = visible_keys(p, seq, {range.x, range.y}, load_const(&seq->i0) + token(r), j0, item.kv_head) & ~seen;
 				}
 				store_shared(memory.words + term * Rows + r, w);
 				seen |= w; // terms are disjoint; where they are not, the first counts
@@ -183,7 +183,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			int r = k / units, d = k % units * 4;
 			float4 x = zeros();
 			if (r < rows)
-				x = load4(p.query, (seq.query_start + token(r)) * p.query.row + head(r) * p.query.head, d, p.head_dim);
+				x = load4(p.query, (load_const(&seq->query_start) + token(r)) * p.query.row + head(r) * p.query.head, d, p.head_dim);
 			store_shared((float4 *)(memory.q + r * memory.q_ld + d), x);
 		}
 		if (p.rotary_dim == 0)
@@ -192,9 +192,9 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		int half = p.rotary_dim / 2;
 		for (int k = tid; k < rows * half; k += attention_threads) {
 			int r = k / half;
-			int64_t x = seq.i0 + token(r);
+			int64_t x = load_const(&seq->i0) + token(r);
 			if (p.query_positions)
-				x = load_const((const int32_t *)p.query_positions + seq.query_start + token(r));
+				x = load_const((const int32_t *)p.query_positions + load_const(&seq->query_start) + token(r));
 			rotate_pair(p, memory.q + r * memory.q_ld, k % half, table_row(p.row_q[v], x));
 		}
 	}
@@ -212,7 +212,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		for (int k = tid; k < have * half; k += attention_threads) {
 			int64_t j = j0 + first + k / half, x = j;
 			if (p.key_positions)
-				x = load_const((const int32_t *)p.key_positions + seq.key_offset + j);
+				x = load_const((const int32_t *)p.key_positions + load_const(&seq->key_offset) + j);
 			rotate_pair(p, memory.t + k / half * memory.t_ld, k % half, table_row(p.row_k[v], x));
 		}
 	}
@@ -252,27 +252,48 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		}
 	}
 
-	// take makes scores of products where a Term shows the key. With one active
-	// Term they stay in registers; of several they meet in memory.p.
-	DEV_METHOD void take(int term, int x, int64_t j0, int n, bool whole, bool alone) {
+	// take makes scores of products where a Term shows the key. They stay in
+	// registers if there is one active Term and nothing but a scale, and meet in
+	// memory.p otherwise. The modifications are one loop that is not unrolled:
+	// their code is long, and would have to keep all outputs alive.
+	DEV_METHOD void take(int term, int x, int64_t j0, int n, bool whole, bool direct) {
 		bool modified = (p.scores & ~lc_sink_logit) != 0;
 		UNROLL for (int k = 0; k < RowsEach; k++) {
 			int r = row(k);
 			float scale = load_shared(memory.scale + term * Rows + r);
-			uint64_t w = whole ? span_bits(0, n) : load_shared(memory.words + term * Rows + r);
+			uint64_t w = direct ? 0 : visible(term, r, n, whole);
 			UNROLL for (int c = 0; c < KeysPart; c++) {
 				int key = i + 16 * (x * KeysPart + c);
 				float &a = s[k][x * KeysPart + c];
-				if (!alone && !(w >> key & 1))
-					continue;
-				float t = mul_(a, scale);
-				if (modified && w >> key & 1 && r < rows)
-					t = score(p, a, scale, head(r), seq.i0 + token(r), j0 + key, seq.key_offset);
-				if (alone)
-					a = t;
-				else
-					store_shared(memory.p + r * score_floats + key, t);
+				if (direct)
+					a = mul_(a, scale);
+				else if (w >> key & 1)
+					store_shared(memory.p + r * score_floats + key, modified ? a : mul_(a, scale));
 			}
+		}
+		if (!modified)
+			return;
+		UNROLL_BY(1) for (int k = 0; k < RowsEach * KeysPart; k++) {
+			int r = row(k / KeysPart), key = i + 16 * (x * KeysPart + k % KeysPart);
+			if (r >= rows || !(visible(term, r, n, whole) >> key & 1))
+				continue;
+			float *at = memory.p + r * score_floats + key, scale = load_shared(memory.scale + term * Rows + r);
+			store_shared(at, score(p, load_shared(at), scale, head(r), load_const(&seq->i0) + token(r), j0 + key, load_const(&seq->key_offset)));
+		}
+	}
+
+	// visible is the keys of the tile that row r sees in a Term.
+	DEV_METHOD uint64_t visible(int term, int r, int n, bool whole) const {
+		return whole ? span_bits(0, n) : load_shared(memory.words + term * Rows + r);
+	}
+
+	// gather fetches the scores that take left in memory.p.
+	DEV_METHOD void gather(int n, bool whole) {
+		UNROLL for (int k = 0; k < RowsEach; k++) {
+			uint64_t w = whole ? span_bits(0, n) : load_shared(memory.any + row(k));
+			UNROLL for (int c = 0; c < KeysEach; c++)
+				if (w >> (i + 16 * c) & 1)
+					s[k][c] = load_shared(memory.p + row(k) * score_floats + i + 16 * c);
 		}
 	}
 
@@ -361,6 +382,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		if (count == 0)
 			return false;
 		whole = whole && count == 1;
+		bool direct = count == 1 && !(p.scores & ~lc_sink_logit);
 		sync(); // what the tile before has read of shared memory
 		locate(j0, n);
 		if (whole)
@@ -389,16 +411,12 @@ template <int Rows, int Keys, int Dim> struct Attention {
 				dot(x);
 				for (int term = v; term < p.terms; term++)
 					if (mine >> term & 1)
-						take(term, x, j0, n, whole, count == 1);
+						take(term, x, j0, n, whole, direct);
 			}
 		}
 		sync(); // the keys are read
-		if (count > 1) {
-			UNROLL for (int k = 0; k < RowsEach; k++)
-				UNROLL for (int c = 0; c < KeysEach; c++)
-					if (load_shared(memory.any + row(k)) >> (i + 16 * c) & 1)
-						s[k][c] = load_shared(memory.p + row(k) * score_floats + i + 16 * c);
-		}
+		if (!direct)
+			gather(n, whole);
 		weigh(whole, n);
 		float scale = p.value_scale.data ? load_scalar(p.value_scale, item.kv_head, 0) : 1.0f;
 		UNROLL for (int x = 0; x < Parts; x++) {
@@ -424,7 +442,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		reset();
 		bool seen = false;
 		int64_t end = (int64_t)(c + 1) * lc_chunk;
-		end = end < seq.keys ? end : seq.keys;
+		end = end < load_const(&seq->keys) ? end : load_const(&seq->keys);
 		for (int64_t j0 = (int64_t)c * lc_chunk; j0 < end; j0 += lc_tile)
 			seen |= tile(j0, (int)(end - j0 < 64 ? end - j0 : 64));
 		return seen;
@@ -495,7 +513,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 				l = fma_(1.0f, load_shared(memory.merge + Rows + mine), mul_(l, load_shared(memory.merge + mine)));
 			store_shared(memory.l + mine, l);
 			if (p.lse.data) {
-				int64_t at = (seq.query_start + token(mine)) * p.lse.row + head(mine) * p.lse.col;
+				int64_t at = (load_const(&seq->query_start) + token(mine)) * p.lse.row + head(mine) * p.lse.col;
 				store_global((float *)p.lse.data + at, lse_exact(load_shared(memory.m + mine), l));
 			}
 		}
@@ -505,7 +523,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			if (r >= rows)
 				break;
 			float total = load_shared(memory.l + r), inv = div_(1.0f, total);
-			int64_t at = (seq.query_start + token(r)) * p.out.row + head(r) * p.out.head;
+			int64_t at = (load_const(&seq->query_start) + token(r)) * p.out.row + head(r) * p.out.head;
 			UNROLL for (int u = 0; u < Units; u++) {
 				float4 x = o[k][u];
 				x = {add_(mul_(x.x, inv), 0.0f), add_(mul_(x.y, inv), 0.0f), add_(mul_(x.z, inv), 0.0f), add_(mul_(x.w, inv), 0.0f)};

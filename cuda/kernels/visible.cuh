@@ -17,10 +17,10 @@ DEV uint64_t span_bits(int64_t lo, int64_t hi) {
 }
 
 // tree_bits: keys before the query tokens are open, the others as Batch.Tree.
-DEV uint64_t tree_bits(const lc_attention_params &p, const lc_sequence &s, int64_t i, int64_t j0) {
-	int64_t words = (s.queries + 63) / 64;
-	const uint64_t *row = (const uint64_t *)p.tree + s.tree_start + (i - s.i0) * words;
-	int64_t at = j0 - s.i0; // tree column of bit 0
+DEV uint64_t tree_bits(const lc_attention_params &p, const lc_sequence *s, int64_t i, int64_t j0) {
+	int64_t words = (load_const(&s->queries) + 63) / 64;
+	const uint64_t *row = (const uint64_t *)p.tree + load_const(&s->tree_start) + (i - load_const(&s->i0)) * words;
+	int64_t at = j0 - load_const(&s->i0); // tree column of bit 0
 	if (at <= -64)
 		return ~0ull;
 	if (at < 0)
@@ -35,10 +35,10 @@ DEV uint64_t tree_bits(const lc_attention_params &p, const lc_sequence &s, int64
 	return w;
 }
 
-DEV uint64_t block_bits(const lc_attention_params &p, const lc_sequence &s, int64_t i, int64_t j0, int kv_head) {
-	int64_t row = s.block_row + floor_div(i, p.query_block) - s.block_first;
+DEV uint64_t block_bits(const lc_attention_params &p, const lc_sequence *s, int64_t i, int64_t j0, int kv_head) {
+	int64_t row = load_const(&s->block_row) + floor_div(i, p.query_block) - load_const(&s->block_first);
 	if (p.blocks_per_head)
-		row += kv_head * s.query_blocks;
+		row += kv_head * load_const(&s->query_blocks);
 	const int32_t *indptr = (const int32_t *)p.block_indptr + row, *list = (const int32_t *)p.block_indices;
 	int lo = load_const(indptr), end = load_const(indptr + 1), hi = end;
 	int64_t size = p.key_block, first = j0 / size;
@@ -61,7 +61,7 @@ DEV uint64_t block_bits(const lc_attention_params &p, const lc_sequence &s, int6
 
 // visible_keys is the word of the tile from key j0 for query index i, which
 // sees the keys of range r in a Term.
-DEV uint64_t visible_keys(const lc_attention_params &p, const lc_sequence &s, lc_range r, int64_t i, int64_t j0, int kv_head) {
+DEV uint64_t visible_keys(const lc_attention_params &p, const lc_sequence *s, lc_range r, int64_t i, int64_t j0, int kv_head) {
 	uint64_t w = span_bits(r.lo - j0, r.hi - j0);
 	if (w != 0 && p.masks & lc_mask_tree)
 		w &= tree_bits(p, s, i, j0);
