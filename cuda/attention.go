@@ -18,30 +18,29 @@ import (
 // shape is a variant of the attention kernel: attention_<rows>_<dim>.
 type shape struct {
 	name            string
-	rows, keys, dim int // of a block, loaded at once, of values at most
-	headDim         int // at most
+	rows, keys, dim int // of a block, loaded at once, features of keys and values at most
 }
 
 // shapes are the variants, the one for many rows first.
 var shapes = [...]shape{
-	{"attention_64_64", 64, 64, 64, 128},
-	{"attention_64_128", 64, 64, 128, 128},
-	{"attention_32_256", 32, 64, 256, 256},
-	{"attention_16_512", 16, 32, 512, 512},
+	{"attention_64_64", 64, 64, 64},
+	{"attention_64_128", 64, 64, 128},
+	{"attention_32_256", 32, 64, 256},
+	{"attention_16_512", 16, 32, 512},
 }
 
 // fewRows serves blocks of up to 16 rows.
-var fewRows = shape{"attention_16_128", 16, 64, 128, 256}
+var fewRows = shape{"attention_16_128", 16, 64, 128}
 
 const blockThreads = 128
 
 // choose returns the variant for sequences of up to so many rows a KV head.
 func choose(s *kernel.Spec, rows int) shape {
-	if f := fewRows; rows <= f.rows && s.ValueDim <= f.dim && s.HeadDim <= f.headDim {
+	if f := fewRows; rows <= f.rows && max(s.HeadDim, s.ValueDim) <= f.dim {
 		return f
 	}
 	for _, x := range shapes {
-		if s.ValueDim <= x.dim && s.HeadDim <= x.headDim {
+		if max(s.HeadDim, s.ValueDim) <= x.dim {
 			return x
 		}
 	}
@@ -77,7 +76,7 @@ func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 	if len(reasons) == 0 {
 		for _, x := range [...]shape{choose(&s, math.MaxInt), choose(&s, 1)} {
 			if need, have := x.sharedBytes(&s), b.dev.sharedBytes(); need > have {
-				reasons = append(reasons, fmt.Sprintf("%s with HeadDim %d and %d terms needs %d bytes of shared memory, the device has %d", x.name, s.HeadDim, s.Terms, need, have))
+				reasons = append(reasons, fmt.Sprintf("%s with %d terms needs %d bytes of shared memory, the device has %d", x.name, s.Terms, need, have))
 			}
 		}
 	}
@@ -88,7 +87,7 @@ func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 }
 
 func (x *shape) sharedBytes(s *kernel.Spec) int {
-	return int(C.lc_attention_shared(C.int32_t(x.rows), C.int32_t(x.keys), C.int32_t(x.dim), C.int32_t(s.HeadDim), C.int32_t(s.Terms)))
+	return int(C.lc_attention_shared(C.int32_t(x.rows), C.int32_t(x.keys), C.int32_t(x.dim), C.int32_t(s.Terms)))
 }
 
 // Name tells the kernel, policy, types and dimensions.

@@ -1,8 +1,7 @@
 #include "attention.cuh"
 #include "merge.cuh"
 
-// Rows, keys loaded at once, features of values up to which it serves. One with
-// 64 rows serves head dimensions up to 128, one with 32 up to 256.
+// Rows of a block, and the features up to which it serves.
 KERNEL(attention_64_64, lc_attention_params, attention_threads, 2, (attention<64, 64, 64>(p)))
 KERNEL(attention_64_128, lc_attention_params, attention_threads, 2, (attention<64, 64, 128>(p)))
 KERNEL(attention_32_256, lc_attention_params, attention_threads, 2, (attention<32, 64, 256>(p)))

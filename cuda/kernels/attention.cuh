@@ -12,7 +12,7 @@
 // so a row's maximum and factor never leave the registers of its threads. All
 // operands come from shared memory in float4, rows an odd multiple of 4 floats
 // apart: eight rows at one feature, or eight neighbouring features, lie in
-// different banks. With 64 rows a thread has 8×4 scores and 8×8 outputs: 128
+// different banks. Dim bounds the features of keys and of values. With 64 rows a thread has 8×4 scores and 8×8 outputs: 128
 // products for 12 loads of 16 bytes, and 256 for 16.
 //
 // The state of a chunk is in registers. Between chunks the total lies in the
@@ -33,8 +33,8 @@ enum { attention_threads = 128, score_floats = lc_tile + 4 };
 
 // Memory is the shared memory of a block.
 struct Memory {
-	float *q;         // [Rows][q_ld] queries, as the current variant turns them
-	float *t;         // [Keys][t_ld] keys, then values
+	float *q;         // [Rows][Row] queries, as the current variant turns them
+	float *t;         // [Keys][Row] keys, then values
 	float *p;         // [Rows][score_floats] scores, then weights
 	float *factor;    // [Rows] of the tile
 	float *merge;     // [2][Rows] factors of a merge
@@ -44,16 +44,13 @@ struct Memory {
 	uint64_t *any;    // [Rows] visible keys
 	uint64_t *words;  // [terms][Rows] visible keys of a Term
 	lc_range *ranges; // [terms][Rows]
-	int q_ld, t_ld;
 };
 
 DEV Memory layout(const lc_attention_params &p, int rows, int keys, int dim) {
 	Memory m;
-	m.q_ld = lc_row_floats(p.head_dim);
-	m.t_ld = lc_row_floats(p.head_dim > dim ? p.head_dim : dim);
 	m.q = (float *)shared_memory();
-	m.t = m.q + rows * m.q_ld;
-	m.p = m.t + keys * m.t_ld;
+	m.t = m.q + rows * (dim + 4);
+	m.p = m.t + keys * (dim + 4);
 	m.factor = m.p + rows * score_floats;
 	m.merge = m.factor + rows;
 	m.m = m.merge + 2 * rows;
@@ -72,7 +69,8 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		KeysEach = lc_tile / 16,
 		Parts = lc_tile / Keys, // a tile is loaded in so many
 		KeysPart = Keys / 16,
-		Units = Dim / 64 // of four features a thread
+		Units = Dim / 64, // of four features a thread
+		Row = Dim + 4     // floats from one row of features to the next: an odd multiple of 4
 	};
 
 	const lc_attention_params &p;
@@ -119,7 +117,6 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		seq = (const lc_sequence *)p.sequences + item.sequence;
 		rows = item.tokens * item.heads;
 		variant = -1;
-		sync(); // what the item before has read of shared memory
 		for (int k = tid; k < p.terms * Rows; k += attention_threads) {
 			int term = k / Rows, r = k % Rows;
 			lc_range none = {0x7fffffff, 0};
@@ -132,6 +129,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			store_shared(memory.scale + k, scale);
 			store_range(memory.ranges + k, none);
 		}
+		sync(); // the tables are there
 	}
 
 	DEV_METHOD static lc_range load_range(const lc_range *at) {
@@ -184,7 +182,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			float4 x = zeros();
 			if (r < rows)
 				x = load4(p.query, (load_const(&seq->query_start) + token(r)) * p.query.row + head(r) * p.query.head, d, p.head_dim);
-			store_shared((float4 *)(memory.q + r * memory.q_ld + d), x);
+			store_shared((float4 *)(memory.q + r * Row + d), x);
 		}
 		if (p.rotary_dim == 0)
 			return;
@@ -195,7 +193,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			int64_t x = load_const(&seq->i0) + token(r);
 			if (p.query_positions)
 				x = load_const((const int32_t *)p.query_positions + load_const(&seq->query_start) + token(r));
-			rotate_pair(p, memory.q + r * memory.q_ld, k % half, table_row(p.row_q[v], x));
+			rotate_pair(p, memory.q + r * Row, k % half, table_row(p.row_q[v], x));
 		}
 	}
 
@@ -213,7 +211,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			int64_t j = j0 + first + k / half, x = j;
 			if (p.key_positions)
 				x = load_const((const int32_t *)p.key_positions + load_const(&seq->key_offset) + j);
-			rotate_pair(p, memory.t + k / half * memory.t_ld, k % half, table_row(p.row_k[v], x));
+			rotate_pair(p, memory.t + k / half * Row, k % half, table_row(p.row_k[v], x));
 		}
 	}
 
@@ -225,7 +223,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			float4 y = zeros();
 			if (first + j < n)
 				y = load_key4(x, coded, load_shared(memory.place + first + j), item.kv_head, d, features, scale);
-			store_shared((float4 *)(memory.t + j * memory.t_ld + d), y);
+			store_shared((float4 *)(memory.t + j * Row + d), y);
 			finite &= sub_(y.x, y.x) == 0.0f && sub_(y.y, y.y) == 0.0f && sub_(y.z, y.z) == 0.0f && sub_(y.w, y.w) == 0.0f;
 		}
 		return finite;
@@ -235,12 +233,12 @@ template <int Rows, int Keys, int Dim> struct Attention {
 	DEV_METHOD void dot(int x) {
 		UNROLL for (int k = 0; k < RowsEach; k++)
 			UNROLL for (int c = 0; c < KeysPart; c++) s[k][x * KeysPart + c] = 0.0f;
-		const float *q = memory.q + g * memory.q_ld, *t = memory.t + i * memory.t_ld;
-		UNROLL_BY(1) for (int d = 0; d < p.head_dim; d += 4) {
+		const float *q = memory.q + g * Row, *t = memory.t + i * Row;
+		UNROLL_BY(2) for (int d = 0; d < p.head_dim; d += 4) {
 			float4 key[KeysPart];
-			UNROLL for (int c = 0; c < KeysPart; c++) key[c] = load_shared((const float4 *)(t + 16 * c * memory.t_ld + d));
+			UNROLL for (int c = 0; c < KeysPart; c++) key[c] = load_shared((const float4 *)(t + 16 * c * Row + d));
 			UNROLL for (int k = 0; k < RowsEach; k++) {
-				float4 y = load_shared((const float4 *)(q + 8 * k * memory.q_ld + d));
+				float4 y = load_shared((const float4 *)(q + 8 * k * Row + d));
 				UNROLL for (int c = 0; c < KeysPart; c++) {
 					float a = s[k][x * KeysPart + c];
 					a = fma_(key[c].x, y.x, a);
@@ -350,7 +348,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 				UNROLL for (int u = 0; u < Units; u++) {
 					if (Units > 2 && 64 * u >= p.value_dim)
 						break;
-					float4 v = load_shared((const float4 *)(t + (j + y) * memory.t_ld + 64 * u));
+					float4 v = load_shared((const float4 *)(t + (j + y) * Row + 64 * u));
 					UNROLL for (int k = 0; k < RowsEach; k++) {
 						float x = y == 0 ? w[k].x : y == 1 ? w[k].y : y == 2 ? w[k].z : w[k].w;
 						float4 &a = o[k][u];
@@ -383,7 +381,6 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			return false;
 		whole = whole && count == 1;
 		bool direct = count == 1 && !(p.scores & ~lc_sink_logit);
-		sync(); // what the tile before has read of shared memory
 		locate(j0, n);
 		if (whole)
 			sync();

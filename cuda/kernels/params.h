@@ -126,15 +126,11 @@ typedef struct {
 	lc_row_map row_q[lc_max_terms], row_k[lc_max_terms];
 } lc_attention_params;
 
-// lc_row_floats is the distance of rows of dim floats in shared memory: an odd
-// multiple of 4, so that eight rows at one feature lie in different banks.
-static inline LC_ANYWHERE int32_t lc_row_floats(int32_t dim) { return (dim + 7) / 8 * 8 + 4; }
-
 // lc_attention_shared is the bytes of shared memory of an attention kernel of
-// so many rows, keys loaded at once and padded features of values.
-static inline LC_ANYWHERE int32_t lc_attention_shared(int32_t rows, int32_t keys, int32_t dim, int32_t head_dim, int32_t terms) {
-	int32_t ld = lc_row_floats(head_dim), wide = lc_row_floats(head_dim > dim ? head_dim : dim);
-	int32_t floats = rows * ld + keys * wide + rows * (lc_tile + 4) + 6 * rows + terms * rows;
+// so many rows, keys loaded at once, and features that it serves. Rows of
+// features and of scores are 4 floats longer than they need be.
+static inline LC_ANYWHERE int32_t lc_attention_shared(int32_t rows, int32_t keys, int32_t dim, int32_t terms) {
+	int32_t floats = (rows + keys) * (dim + 4) + rows * (lc_tile + 4) + 6 * rows + terms * rows;
 	return 4 * floats + 8 * (lc_tile + rows + 2 * terms * rows);
 }
 
