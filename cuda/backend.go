@@ -5,6 +5,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"github.com/longctx/longctx/kernel"
@@ -28,7 +29,13 @@ type engine interface {
 }
 
 // Backend computes on one CUDA device. Only Open makes one.
-type Backend struct{ dev engine }
+type Backend struct {
+	dev engine
+
+	mu      sync.Mutex // of what follows
+	scratch buffer     // tables of the operation under way
+	tables  []byte
+}
 
 // Open returns the backend of a device, or an *UnavailableError.
 func Open(device int) (*Backend, error) {
@@ -36,14 +43,14 @@ func Open(device int) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{dev}, nil
+	return &Backend{dev: dev, scratch: buffer{dev: dev}}, nil
 }
 
 // Name returns "cuda".
 func (*Backend) Name() string { return "cuda" }
 
 // Close gives the device back. No method may be called afterwards.
-func (b *Backend) Close() error { return b.dev.close() }
+func (b *Backend) Close() error { return errors.Join(b.scratch.Close(), b.dev.close()) }
 
 // Wait waits until all that was asked for is done.
 func (b *Backend) Wait() error { return b.dev.wait() }
@@ -150,10 +157,7 @@ func notYet(operation string) error {
 	return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{operation + ": no kernel in this version; use package cpu"}}
 }
 
-func (*Backend) AppendKV(*kernel.AppendArgs) error       { return notYet("AppendKV") }
 func (*Backend) CopyPages(*kernel.CopyArgs) error        { return notYet("CopyPages") }
 func (*Backend) EncodePages(*kernel.EncodeArgs) error    { return notYet("EncodePages") }
-func (*Backend) Rotate(*kernel.RotateArgs) error         { return notYet("Rotate") }
-func (*Backend) Merge(*kernel.MergeArgs) error           { return notYet("Merge") }
 func (*Backend) PageBounds(*kernel.PageBoundsArgs) error { return notYet("PageBounds") }
 func (*Backend) PageScores(*kernel.PageScoresArgs) error { return notYet("PageScores") }

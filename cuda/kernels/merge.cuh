@@ -46,3 +46,28 @@ DEV void merge_parts(const lc_attention_params &p) {
 			store_element(p.out, token * p.out.row + head * p.out.head + d * p.out.dim, l == 0.0f ? 0.0f : add_(mul_(o[k], inv), 0.0f));
 	}
 }
+
+// merge_states joins (Out, LSE) states: rule 9. Out and LSE may be those of A or
+// of B, so all of a row is read before any of it is written.
+DEV void merge_states(const lc_merge_params &p) {
+	int64_t rows = (int64_t)p.tokens * p.heads;
+	for (int64_t r = block_index(); r < rows; r += grid_size()) {
+		int64_t t = r / p.heads, h = r % p.heads;
+		float a = load_global((const float *)p.lse_a.data + t * p.lse_a.row + h * p.lse_a.col);
+		float b = load_global((const float *)p.lse_b.data + t * p.lse_b.row + h * p.lse_b.col);
+		float none = minus_infinity(), top = a != a ? a : b != b ? b : max_(a, b);
+		float wa = exp2_exact(mul_(sub_(a, top), log2_e())), wb = exp2_exact(mul_(sub_(b, top), log2_e()));
+		float l = add_(wa, wb), inv = div_(1.0f, l);
+		for (int d = thread_index(); d < p.features; d += merge_threads) {
+			float x = load_element<false>(p.out_a, t * p.out_a.row + h * p.out_a.head + d * p.out_a.dim);
+			float y = load_element<false>(p.out_b, t * p.out_b.row + h * p.out_b.head + d * p.out_b.dim);
+			if (b != none)
+				x = a == none ? y : l == 0.0f ? 0.0f : add_(mul_(fma_(y, wb, mul_(x, wa)), inv), 0.0f);
+			store_element(p.out, t * p.out.row + h * p.out.head + d * p.out.dim, x);
+		}
+		float lse = b == none ? a : a == none ? b : l != l ? l : add_(top, mul_(log2_exact(l), ln_2()));
+		sync(); // all have read both
+		if (thread_index() == 0)
+			store_global((float *)p.lse.data + t * p.lse.row + h * p.lse.col, lse);
+	}
+}

@@ -126,6 +126,31 @@ typedef struct {
 	lc_row_map row_q[lc_max_terms], row_k[lc_max_terms];
 } lc_attention_params;
 
+// lc_merge_params joins states: kernel.MergeArgs.
+typedef struct {
+	lc_tensor out_a, out_b, out;
+	lc_scalars lse_a, lse_b, lse;
+	int32_t tokens, heads, features, unused;
+} lc_merge_params;
+
+// lc_rotate_params turns rows in place: kernel.RotateArgs. The rows of the table
+// are gathered, one for each token.
+typedef struct {
+	lc_tensor x;
+	uint64_t rows;     // int32 [tokens]; −1 leaves the token alone
+	uint64_t cos, sin; // float [tokens][dim/2]
+	int32_t tokens, heads, dim, interleaved, inverse, unused;
+} lc_rotate_params;
+
+// lc_append_params stores rows in slots of a paged cache: kernel.AppendArgs, for
+// keys or for values.
+typedef struct {
+	lc_tensor rows, cache;
+	lc_scalars scale; // of FP8
+	uint64_t slots;   // int32 [tokens]; −1 drops the row
+	int32_t tokens, heads, features, page_size;
+} lc_append_params;
+
 // lc_attention_shared is the bytes of shared memory of an attention kernel of
 // so many rows, keys loaded at once, and features that it serves. Rows of
 // features and of scores are 4 floats longer than they need be.
@@ -141,6 +166,9 @@ LC_SIZE(lc_coded, 152);
 LC_SIZE(lc_sequence, 72);
 LC_SIZE(lc_item, 40);
 LC_SIZE(lc_attention_params, 1296);
+LC_SIZE(lc_merge_params, 256);
+LC_SIZE(lc_rotate_params, 96);
+LC_SIZE(lc_append_params, 152);
 #undef LC_SIZE
 
 #endif

@@ -22,20 +22,79 @@ DEV float widen_f8e5m2(uint8_t b) { return widen_f16((uint16_t)(b << 8)); }
 
 DEV float4 zeros() { return {0.0f, 0.0f, 0.0f, 0.0f}; }
 
-DEV float load_element(const lc_tensor &t, int64_t at) {
-	switch (t.dtype) {
-	case lc_f32:
-		return load_const((const float *)t.data + at);
-	case lc_f16:
-		return widen_f16(load_const((const uint16_t *)t.data + at));
-	case lc_bf16:
-		return widen_bf16(load_const((const uint16_t *)t.data + at));
-	case lc_f8e4m3:
-		return widen_f8e4m3(load_const((const uint8_t *)t.data + at));
-	case lc_f8e5m2:
-		return widen_f8e5m2(load_const((const uint8_t *)t.data + at));
+// narrow_f8 rounds to a type of frac bits of fraction, of an exponent of the
+// given bias and of the code largest for its largest number: rule 12.
+DEV uint8_t narrow_f8(float x, uint32_t frac, uint32_t bias, uint32_t largest) {
+	uint32_t u = as_bits(x), sign = u >> 24 & 0x80;
+	u &= 0x7fffffff;
+	if (u > 0x7f800000)
+		return sign | 0x7f;
+	if (u < (127 - bias + 1) << 23) { // subnormal: the addition rounds
+		uint32_t add = (127 + 23 + 1 - bias - frac) << 23;
+		return sign | (as_bits(add_(from_bits(u), from_bits(add))) - add);
 	}
-	return (float)load_const((const uint8_t *)t.data + at);
+	uint32_t drop = 23 - frac;
+	u += (1u << (drop - 1)) - 1 + (u >> drop & 1);
+	u = (u - ((127 - bias) << 23)) >> drop;
+	return sign | (u < largest ? u : largest);
+}
+
+// load_bits is an element as it is stored. Memory that the kernel writes too
+// must not go through the cache for constants.
+template <bool Const = true> DEV uint32_t load_bits(const lc_tensor &t, int64_t at) {
+	if (t.dtype == lc_f32) {
+		const uint32_t *x = (const uint32_t *)t.data + at;
+		return Const ? load_const(x) : load_global(x);
+	}
+	if (t.dtype <= lc_bf16) {
+		const uint16_t *x = (const uint16_t *)t.data + at;
+		return Const ? load_const(x) : load_global(x);
+	}
+	const uint8_t *x = (const uint8_t *)t.data + at;
+	return Const ? load_const(x) : load_global(x);
+}
+
+DEV void store_bits(const lc_tensor &t, int64_t at, uint32_t u) {
+	if (t.dtype == lc_f32)
+		store_global((uint32_t *)t.data + at, u);
+	else if (t.dtype <= lc_bf16)
+		store_global((uint16_t *)t.data + at, (uint16_t)u);
+	else
+		store_global((uint8_t *)t.data + at, (uint8_t)u);
+}
+
+DEV float widen(int dtype, uint32_t u) {
+	switch (dtype) {
+	case lc_f32:
+		return from_bits(u);
+	case lc_f16:
+		return widen_f16((uint16_t)u);
+	case lc_bf16:
+		return widen_bf16((uint16_t)u);
+	case lc_f8e4m3:
+		return widen_f8e4m3((uint8_t)u);
+	case lc_f8e5m2:
+		return widen_f8e5m2((uint8_t)u);
+	}
+	return (float)u;
+}
+
+DEV uint32_t narrow(int dtype, float x) {
+	switch (dtype) {
+	case lc_f16:
+		return narrow_f16(x);
+	case lc_bf16:
+		return narrow_bf16(x);
+	case lc_f8e4m3:
+		return narrow_f8(x, 3, 7, 0x7e);
+	case lc_f8e5m2:
+		return narrow_f8(x, 2, 15, 0x7b);
+	}
+	return as_bits(x);
+}
+
+template <bool Const = true> DEV float load_element(const lc_tensor &t, int64_t at) {
+	return widen(t.dtype, load_bits<Const>(t, at));
 }
 
 // load4 is features d … d+3 of the row that begins at element at, of n features
@@ -71,12 +130,7 @@ DEV float4 load4(const lc_tensor &t, int64_t at, int d, int n) {
 	return {widen_f8e5m2((uint8_t)u), widen_f8e5m2((uint8_t)(u >> 8)), widen_f8e5m2((uint8_t)(u >> 16)), widen_f8e5m2((uint8_t)(u >> 24))};
 }
 
-DEV void store_element(const lc_tensor &t, int64_t at, float x) {
-	if (t.dtype == lc_f32)
-		store_global((float *)t.data + at, x);
-	else
-		store_global((uint16_t *)t.data + at, t.dtype == lc_f16 ? narrow_f16(x) : narrow_bf16(x));
-}
+DEV void store_element(const lc_tensor &t, int64_t at, float x) { store_bits(t, at, narrow(t.dtype, x)); }
 
 // store4 is the opposite of load4, for F32, F16 and BF16.
 DEV void store4(const lc_tensor &t, int64_t at, int d, int n, float4 x) {
