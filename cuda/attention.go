@@ -87,7 +87,16 @@ func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 }
 
 func (x *shape) sharedBytes(s *kernel.Spec) int {
-	return int(C.lc_attention_shared(C.int32_t(x.rows), C.int32_t(x.keys), C.int32_t(x.dim), C.int32_t(s.Terms)))
+	return int(C.lc_attention_shared(C.int32_t(x.rows), C.int32_t(x.keys), C.int32_t(x.dim), C.int32_t(s.Terms))) + x.rawBytes(s)
+}
+
+// rawBytes is the shared memory for rows of 16 or 8 bits as they come. F32
+// rows need none.
+func (x *shape) rawBytes(s *kernel.Spec) int {
+	if s.KVDType == tensor.F32 {
+		return 0
+	}
+	return x.keys * x.dim * int(s.KVDType.Size())
 }
 
 // Name tells the kernel, policy, types and dimensions.
@@ -141,7 +150,7 @@ func (a *attention) upload() error {
 	if err := a.tables.grow(int64(len(t.bytes))); err != nil {
 		return err
 	}
-	state := int64(a.shape.rows) * int64(a.shape.dim) * 4
+	state := 4 * int64(C.lc_total_floats(C.int32_t(a.shape.rows), C.int32_t(a.shape.dim)))
 	part := int64(a.shape.rows) * int64(a.shape.dim+2) * 4
 	totals := int64(a.grid) * state
 	if err := a.space.grow(totals + int64(t.parts)*part); err != nil {
@@ -156,6 +165,7 @@ func (a *attention) upload() error {
 	*p = C.lc_attention_params{}
 	t.fill(p, a.tables.addr)
 	p.totals, p.parts = C.uint64_t(a.space.addr), C.uint64_t(a.space.addr+uint64(totals))
+	p.raw_bytes = C.int32_t(a.shape.rawBytes(&a.spec))
 	p.part_rows, p.part_dim = C.int32_t(a.shape.rows), C.int32_t(a.shape.dim)
 	setSpec(p, &a.spec)
 	return nil
@@ -274,7 +284,13 @@ func setTensor(t *C.lc_tensor, v *tensor.View) {
 	for d := range k + 1 {
 		even = even && v.Stride[d]%4 == 0
 	}
-	if even {
+	units := address(v)%16 == 0 && v.Shape[k+1]*v.DType.Size()%16 == 0 && v.Stride[k+1] == 1
+	for d := range k + 1 {
+		units = units && v.Stride[d]*v.DType.Size()%16 == 0
+	}
+	if units {
+		t.vector = 16
+	} else if even {
 		t.vector = 4
 	}
 }

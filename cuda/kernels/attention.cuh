@@ -19,6 +19,20 @@
 // workspace, where each thread reads only what it wrote itself; one in 65536
 // operations is such an access.
 //
+// Rows of F16, BF16 and FP8 come ahead by cp.async, as they are: values while
+// the products of the keys run, the next keys while the values are added. Each
+// thread widens what it asked for itself, so no barrier is needed between. F32
+// goes straight to its place, which is free only then.
+//
+// Versions tried, by what the compiler says of attention_64_128 for sm_90a
+// (nothing has been timed yet):
+//
+//	sequence and item held in registers, score inlined 32 times   spills 564 bytes
+//	modifications in one loop through memory.p                    none; dot 156 instructions for 128 products
+//	rows of a fixed length in shared memory                       dot 146 for 128, add 278 for 256
+//	dot unrolled twice                                            287 for 256, but spills once rows come ahead
+//	maxima of the total in the workspace, dot not unrolled        none
+//
 // A hidden key has weight −0, which changes no sum and no finite product's sum.
 // Where a value is not finite and a key is hidden, weights of −0 are skipped.
 //
@@ -40,10 +54,11 @@ struct Memory {
 	float *merge;     // [2][Rows] factors of a merge
 	float *m, *l;     // [Rows] at the end
 	float *scale;     // [terms][Rows]
-	Place *place;     // [64] of the keys of the tile
+	Place *place;     // [2][64] of the keys of the tile, and of the next one
 	uint64_t *any;    // [Rows] visible keys
 	uint64_t *words;  // [terms][Rows] visible keys of a Term
 	lc_range *ranges; // [terms][Rows]
+	uint4 *raw;       // raw_bytes: rows as they come
 };
 
 DEV Memory layout(const lc_attention_params &p, int rows, int keys, int dim) {
@@ -57,9 +72,10 @@ DEV Memory layout(const lc_attention_params &p, int rows, int keys, int dim) {
 	m.l = m.m + rows;
 	m.scale = m.l + 2 * rows;
 	m.place = (Place *)(m.scale + p.terms * rows);
-	m.any = (uint64_t *)(m.place + lc_tile);
+	m.any = (uint64_t *)(m.place + 2 * lc_tile);
 	m.words = m.any + rows;
 	m.ranges = (lc_range *)(m.words + p.terms * rows);
+	m.raw = (uint4 *)(m.ranges + p.terms * rows);
 	return m;
 }
 
@@ -75,11 +91,13 @@ template <int Rows, int Keys, int Dim> struct Attention {
 
 	const lc_attention_params &p;
 	Memory memory;
-	lc_item item;
+	const lc_item *item;
 	const lc_sequence *seq;
 	int tid, g, i; // thread, row group, place in the group
 	int rows;      // that the item has
 	int variant;   // that the queries are turned by
+	int fetched;   // first key of the tile of keys that is on its way, or −1
+	int side;      // of memory.place: the tile's
 
 	float m[RowsEach];
 	float l; // of the row that this thread sums, if it does
@@ -100,8 +118,8 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		int lane = tid % 32;
 		return lane < Rows / 4 ? tid / 32 * (Rows / 4) + lane : -1;
 	}
-	DEV_METHOD int head(int r) const { return item.head + r % item.heads; }
-	DEV_METHOD int token(int r) const { return item.t0 + r / item.heads; }
+	DEV_METHOD int head(int r) const { return load_const(&item->head) + r % load_const(&item->heads); }
+	DEV_METHOD int token(int r) const { return load_const(&item->t0) + r / load_const(&item->heads); }
 
 	DEV_METHOD void reset() {
 		UNROLL for (int k = 0; k < RowsEach; k++) {
@@ -112,11 +130,11 @@ template <int Rows, int Keys, int Dim> struct Attention {
 	}
 
 	// begin takes an item: what the block needs to know of each row.
-	DEV_METHOD void begin(const lc_item &it) {
-		item = it;
-		seq = (const lc_sequence *)p.sequences + item.sequence;
-		rows = item.tokens * item.heads;
-		variant = -1;
+	DEV_METHOD void begin(int j0) {
+		seq = (const lc_sequence *)p.sequences + load_const(&item->sequence);
+		rows = load_const(&item->tokens) * load_const(&item->heads);
+		variant = fetched = -1;
+		side = 0;
 		for (int k = tid; k < p.terms * Rows; k += attention_threads) {
 			int term = k / Rows, r = k % Rows;
 			lc_range none = {0x7fffffff, 0};
@@ -129,6 +147,8 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			store_shared(memory.scale + k, scale);
 			store_range(memory.ranges + k, none);
 		}
+		if (j0 < (int64_t)load_const(&item->chunk1) * lc_chunk)
+			locate(j0, 0);
 		sync(); // the tables are there
 	}
 
@@ -138,9 +158,15 @@ template <int Rows, int Keys, int Dim> struct Attention {
 	}
 	DEV_METHOD static void store_range(lc_range *at, lc_range r) { store_shared((int2 *)at, int2{r.lo, r.hi}); }
 
-	// locate finds the places of n keys from j0.
-	DEV_METHOD void locate(int64_t j0, int n) {
-		if (tid >= n)
+	// count is the number of keys of the tile from j0.
+	DEV_METHOD int count(int j0) const {
+		int64_t n = load_const(&seq->keys) - j0;
+		return n < lc_tile ? (int)n : (int)lc_tile;
+	}
+
+	// locate finds the places of the keys from j0.
+	DEV_METHOD void locate(int j0, int to) {
+		if (tid >= count(j0))
 			return;
 		int64_t j = j0 + tid;
 		Place at = {(int)(load_const(&seq->key_start) + j), 0};
@@ -148,11 +174,11 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			at.y = (int)(j % p.page_size);
 			at.x = load_const((const int32_t *)p.pages + load_const(&seq->key_start) + j / p.page_size);
 		}
-		store_shared(memory.place + tid, at);
+		store_shared(memory.place + to * lc_tile + tid, at);
 	}
 
 	// look finds the visible keys of each row, and whether there are any.
-	DEV_METHOD bool look(int64_t j0, unsigned active) {
+	DEV_METHOD bool look(int j0, unsigned active) {
 		bool found = false;
 		for (int r = tid; r < Rows; r += attention_threads) {
 			uint64_t seen = 0;
@@ -162,7 +188,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 				uint64_t w = 0;
 				if (r < rows) {
 					int2 range = load_shared((const int2 *)(memory.ranges + term * Rows + r));
-					w = visible_keys(p, seq, {range.x, range.y}, load_const(&seq->i0) + token(r), j0, item.kv_head) & ~seen;
+					w = visible_keys(p, seq, {range.x, range.y}, load_const(&seq->i0) + token(r), j0, load_const(&item->kv_head)) & ~seen;
 				}
 				store_shared(memory.words + term * Rows + r, w);
 				seen |= w; // terms are disjoint; where they are not, the first counts
@@ -199,10 +225,10 @@ template <int Rows, int Keys, int Dim> struct Attention {
 
 	// load_keys fills memory.t with keys first … first+Keys−1 of the tile as a
 	// variant turns them. Keys from n on are 0.
-	DEV_METHOD void load_keys(int v, int64_t j0, int first, int n) {
-		int units = (p.head_dim + 3) / 4;
-		float scale = p.key_scale.data ? load_scalar(p.key_scale, item.kv_head, 0) : 1.0f;
-		load_tile(p.key, p.coded_key, units, p.head_dim, first, n, scale);
+	DEV_METHOD void load_keys(int v, int j0, int first, int n) {
+		float scale = p.key_scale.data ? load_scalar(p.key_scale, load_const(&item->kv_head), 0) : 1.0f;
+		load_tile(p.key, p.coded_key, p.head_dim, (p.head_dim + 3) / 4 * 4, first, n, scale, fetched == j0);
+		fetched = -1;
 		if (!p.turns_keys)
 			return;
 		sync();
@@ -215,16 +241,84 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		}
 	}
 
-	// load_tile returns whether all that it loaded is finite.
-	DEV_METHOD bool load_tile(const lc_tensor &x, const lc_coded &coded, int units, int features, int first, int n, float scale) {
-		bool finite = true;
+	// whole_units says that rows can be copied in units of 16 bytes.
+	DEV_METHOD bool whole_units(const lc_tensor &x) const { return x.vector == 16 && (x.dtype == lc_f32 || p.raw_bytes > 0); }
+
+	// fetch asks for rows first … first+Keys−1 of a tile: F32 straight into
+	// memory.t, others into memory.raw, where each thread reads only what it asked
+	// for itself. Coded rows are left to land.
+	DEV_METHOD void fetch(const lc_tensor &x, int features, int from, int first, int n) {
+		int bytes = element_bytes(x.dtype), units = features * bytes / 16;
+		const char *base = (const char *)x.data + load_const(&item->kv_head) * x.head * bytes;
 		for (int k = tid; k < Keys * units; k += attention_threads) {
-			int j = k / units, d = k % units * 4;
+			int j = k / units, u = k % units;
+			if (first + j >= n)
+				break;
+			Place at = load_shared(memory.place + from * lc_tile + first + j);
+			if (at.x < 0)
+				continue;
+			void *to = x.dtype == lc_f32 ? (void *)(memory.t + j * Row + 4 * u) : (void *)(memory.raw + k);
+			copy_async(to, base + (at.x * x.row + at.y * x.slot) * bytes + 16 * u);
+		}
+		copy_commit();
+	}
+
+	// land waits for what fetch asked for and widens it into memory.t. It returns
+	// whether all is finite.
+	DEV_METHOD bool land(const lc_tensor &x, const lc_coded &coded, int features, int first, int n, float scale) {
+		bool finite = true;
+		int each = 16 / element_bytes(x.dtype), units = features / each; // features of a unit
+		copy_wait();
+		UNROLL_BY(2) for (int k = tid; k < Keys * units; k += attention_threads) {
+			int j = k / units, d = k % units * each;
+			float *to = memory.t + j * Row + d;
+			Place at = {-1, 0};
+			bool here = first + j < n;
+			if (here)
+				at = load_shared(memory.place + side * lc_tile + first + j);
+			uint4 u = {0, 0, 0, 0};
+			if (x.dtype != lc_f32 && at.x >= 0)
+				u = load_shared((const uint4 *)memory.raw + k);
+			for (int e = 0; e < each / 4; e++) {
+				float4 y = zeros();
+				if (here && at.x < 0)
+					y = load_key4(x, coded, at, load_const(&item->kv_head), d + 4 * e, features, scale);
+				else if (here && x.dtype == lc_f32)
+					y = load_shared((const float4 *)to);
+				else if (here)
+					y = widen4(x.dtype, u, e);
+				if (at.x >= 0 && x.dtype >= lc_f8e4m3)
+					y = scaled(y, scale);
+				finite &= finite4(y);
+				if (at.x < 0 || x.dtype != lc_f32)
+					store_shared((float4 *)to + e, y);
+			}
+		}
+		return finite;
+	}
+
+	// load_tile fills rows of memory.t with features of the tile, and 0 up to
+	// padded and for keys from n on. It returns whether all that it loaded is
+	// finite. asked says that fetch has been called.
+	DEV_METHOD bool load_tile(const lc_tensor &x, const lc_coded &coded, int features, int padded, int first, int n, float scale, bool asked) {
+		bool finite = true;
+		int from = 0; // features that land loads
+		if (whole_units(x)) {
+			if (!asked) {
+				copy_wait(); // a tile of keys that nobody saw
+				fetch(x, features, side, first, n);
+			}
+			finite = land(x, coded, features, first, n, scale);
+			from = features;
+		}
+		int units = (padded - from) / 4;
+		for (int k = tid; k < Keys * units; k += attention_threads) {
+			int j = k / units, d = from + k % units * 4;
 			float4 y = zeros();
-			if (first + j < n)
-				y = load_key4(x, coded, load_shared(memory.place + first + j), item.kv_head, d, features, scale);
+			if (first + j < n && d < features)
+				y = load_key4(x, coded, load_shared(memory.place + side * lc_tile + first + j), load_const(&item->kv_head), d, features, scale);
 			store_shared((float4 *)(memory.t + j * Row + d), y);
-			finite &= sub_(y.x, y.x) == 0.0f && sub_(y.y, y.y) == 0.0f && sub_(y.z, y.z) == 0.0f && sub_(y.w, y.w) == 0.0f;
+			finite &= finite4(y);
 		}
 		return finite;
 	}
@@ -234,7 +328,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		UNROLL for (int k = 0; k < RowsEach; k++)
 			UNROLL for (int c = 0; c < KeysPart; c++) s[k][x * KeysPart + c] = 0.0f;
 		const float *q = memory.q + g * Row, *t = memory.t + i * Row;
-		UNROLL_BY(2) for (int d = 0; d < p.head_dim; d += 4) {
+		UNROLL_BY(1) for (int d = 0; d < p.head_dim; d += 4) {
 			float4 key[KeysPart];
 			UNROLL for (int c = 0; c < KeysPart; c++) key[c] = load_shared((const float4 *)(t + 16 * c * Row + d));
 			UNROLL for (int k = 0; k < RowsEach; k++) {
@@ -254,7 +348,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 	// registers if there is one active Term and nothing but a scale, and meet in
 	// memory.p otherwise. The modifications are one loop that is not unrolled:
 	// their code is long, and would have to keep all outputs alive.
-	DEV_METHOD void take(int term, int x, int64_t j0, int n, bool whole, bool direct) {
+	DEV_METHOD void take(int term, int x, int j0, int n, bool whole, bool direct) {
 		bool modified = (p.scores & ~lc_sink_logit) != 0;
 		UNROLL for (int k = 0; k < RowsEach; k++) {
 			int r = row(k);
@@ -276,7 +370,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			if (r >= rows || !(visible(term, r, n, whole) >> key & 1))
 				continue;
 			float *at = memory.p + r * score_floats + key, scale = load_shared(memory.scale + term * Rows + r);
-			store_shared(at, score(p, load_shared(at), scale, head(r), load_const(&seq->i0) + token(r), j0 + key, load_const(&seq->key_offset)));
+			store_shared(at, score(p, load_shared(at), scale, head(r), load_const(&seq->i0) + token(r), (int64_t)j0 + key, load_const(&seq->key_offset)));
 		}
 	}
 
@@ -362,28 +456,40 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		}
 	}
 
-	// tile takes n keys from j0 into the state. It reports whether any row sees
-	// one of them.
-	DEV_METHOD bool tile(int64_t j0, int n) {
+	// next is the first tile from j0 on of which a row may see a key, or the end
+	// of the item's keys.
+	DEV_METHOD int next(int64_t j0) const {
+		int64_t end = (int64_t)load_const(&item->chunk1) * lc_chunk, at = end;
+		for (int term = 0; term < p.terms; term++) {
+			int4 b = load_const((const int4 *)p.bounds + load_const(&item->bounds) + term);
+			int64_t lo = b.x / lc_tile * lc_tile;
+			lo = lo > j0 ? lo : j0;
+			at = lo < b.w && lo < at ? lo : at;
+		}
+		return (int)(at < 0x7fffffff ? at : 0x7fffffff);
+	}
+
+	// tile takes the tile from j0 into the state, and sets out to fetch that from
+	// ahead, if it is before the end. It reports whether any row sees a key.
+	DEV_METHOD bool tile(int j0, int ahead, int64_t end) {
+		int n = count(j0), terms = 0;
 		unsigned active = 0;
-		int count = 0;
 		bool whole = false;
 		for (int term = 0; term < p.terms; term++) {
-			int4 b = load_const((const int4 *)p.bounds + item.bounds + term);
+			int4 b = load_const((const int4 *)p.bounds + load_const(&item->bounds) + term);
 			lc_bounds x = {b.x, b.y, b.z, b.w};
 			if (x.max_hi <= j0 || x.min_lo >= j0 + n)
 				continue;
 			active |= 1u << term;
-			count++;
+			terms++;
 			whole = x.max_lo <= j0 && x.min_hi >= j0 + n && !(p.masks & (lc_mask_tree | lc_mask_blocks));
 		}
-		if (count == 0)
-			return false;
-		whole = whole && count == 1;
-		bool direct = count == 1 && !(p.scores & ~lc_sink_logit);
-		locate(j0, n);
+		whole = whole && terms == 1;
+		bool direct = terms == 1 && !(p.scores & ~lc_sink_logit);
+		if (ahead < end)
+			locate(ahead, side ^ 1);
 		if (whole)
-			sync();
+			sync(); // the places are there
 		else if (!look(j0, active))
 			return false;
 
@@ -411,18 +517,25 @@ template <int Rows, int Keys, int Dim> struct Attention {
 						take(term, x, j0, n, whole, direct);
 			}
 		}
+		bool early = Parts == 1 && p.value.dtype != lc_f32;
+		if (early && whole_units(p.value))
+			fetch(p.value, p.value_dim, side, 0, n);
 		sync(); // the keys are read
 		if (!direct)
 			gather(n, whole);
 		weigh(whole, n);
-		float scale = p.value_scale.data ? load_scalar(p.value_scale, item.kv_head, 0) : 1.0f;
+		float scale = p.value_scale.data ? load_scalar(p.value_scale, load_const(&item->kv_head), 0) : 1.0f;
 		UNROLL for (int x = 0; x < Parts; x++) {
 			if (x * Keys >= n && x > 0)
 				break;
 			if (x > 0)
 				sync();
-			bool finite = load_tile(p.value, p.coded_value, (p.value_dim + 63) / 64 * 16, p.value_dim, x * Keys, n, scale);
+			bool finite = load_tile(p.value, p.coded_value, p.value_dim, (p.value_dim + 63) / 64 * 64, x * Keys, n, scale, early);
 			bool careful = sync_or(!finite);
+			if (early && whole_units(p.key) && ahead < end) {
+				fetch(p.key, p.head_dim, side ^ 1, 0, count(ahead));
+				fetched = ahead;
+			}
 			if (x == 0)
 				sum();
 			if (careful && !whole)
@@ -433,42 +546,37 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		return true;
 	}
 
-	// chunk computes the state of a chunk of keys. It reports whether any row
-	// sees a key.
-	DEV_METHOD bool chunk(int c) {
-		reset();
-		bool seen = false;
-		int64_t end = (int64_t)(c + 1) * lc_chunk;
-		end = end < load_const(&seq->keys) ? end : load_const(&seq->keys);
-		for (int64_t j0 = (int64_t)c * lc_chunk; j0 < end; j0 += lc_tile)
-			seen |= tile(j0, (int)(end - j0 < 64 ? end - j0 : 64));
-		return seen;
+	// What this thread has of the total in the workspace: outputs, then maxima.
+	DEV_METHOD float4 *total(int k) const {
+		return (float4 *)p.totals + ((int64_t)block_index() * (lc_total_floats(Rows, Dim) / 4 / attention_threads) + k) * attention_threads + tid;
 	}
+	DEV_METHOD float *total_maximum(int k) const { return (float *)total(RowsEach * Units + k / 4) + k % 4; }
 
-	DEV_METHOD float4 *total() const {
-		return (float4 *)p.totals + (int64_t)block_index() * (RowsEach * Units * attention_threads) + tid;
-	}
 	DEV_METHOD void save() {
-		UNROLL for (int k = 0; k < RowsEach; k++)
-			UNROLL for (int u = 0; u < Units; u++) store_global(total() + (k * Units + u) * attention_threads, o[k][u]);
+		UNROLL for (int k = 0; k < RowsEach; k++) {
+			UNROLL for (int u = 0; u < Units; u++) store_global(total(k * Units + u), o[k][u]);
+			store_global(total_maximum(k), m[k]);
+		}
 	}
 	DEV_METHOD void restore() {
-		UNROLL for (int k = 0; k < RowsEach; k++)
-			UNROLL for (int u = 0; u < Units; u++) o[k][u] = load_global((const float4 *)total() + (k * Units + u) * attention_threads);
+		UNROLL for (int k = 0; k < RowsEach; k++) {
+			UNROLL for (int u = 0; u < Units; u++) o[k][u] = load_global((const float4 *)total(k * Units + u));
+			m[k] = load_global((const float *)total_maximum(k));
+		}
 	}
 
-	// merge adds the state of a chunk, which is in registers, to the total: its
-	// outputs are in the workspace, the rest in tm and tl.
-	DEV_METHOD void merge(const float (&tm)[RowsEach], float tl) {
+	// merge adds the state of a chunk, which is in registers, to the total, which
+	// is in the workspace but for its denominator.
+	DEV_METHOD void merge(float total_l) {
 		UNROLL for (int k = 0; k < RowsEach; k++) {
-			Factors f = merge_factors(tm[k], m[k]);
+			Factors f = merge_factors(load_global((const float *)total_maximum(k)), m[k]);
 			m[k] = f.top;
 			if (i == 0) {
 				store_shared(memory.merge + row(k), f.a);
 				store_shared(memory.merge + Rows + row(k), f.b);
 			}
 			UNROLL for (int u = 0; u < Units; u++) {
-				float4 a = load_global((const float4 *)total() + (k * Units + u) * attention_threads), &b = o[k][u];
+				float4 a = load_global((const float4 *)total(k * Units + u)), &b = o[k][u];
 				b.x = fma_(b.x, f.b, mul_(a.x, f.a));
 				b.y = fma_(b.y, f.b, mul_(a.y, f.a));
 				b.z = fma_(b.z, f.b, mul_(a.z, f.a));
@@ -477,7 +585,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 		}
 		sync();
 		if (sums() >= 0)
-			l = fma_(l, load_shared(memory.merge + Rows + sums()), mul_(tl, load_shared(memory.merge + sums())));
+			l = fma_(l, load_shared(memory.merge + Rows + sums()), mul_(total_l, load_shared(memory.merge + sums())));
 	}
 
 	// finish adds the sink, divides, rounds and stores the rows.
@@ -544,36 +652,47 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			store_global(to + Rows * (Dim + 1) + sums(), l);
 	}
 
-	// run computes one item.
-	DEV_METHOD void run(const lc_item &it) {
-		begin(it);
-		if (item.part >= 0) {
-			for (int c = item.chunk0; c < item.chunk1; c++) {
-				chunk(c);
-				keep(item.part + c - item.chunk0);
-			}
-			return;
-		}
-		float tm[RowsEach], tl = 0.0f;
+	// run computes one item, chunk after chunk.
+	DEV_METHOD void run(const lc_item *it) {
+		item = it;
+		int chunk0 = load_const(&item->chunk0), chunk1 = load_const(&item->chunk1);
+		int64_t end = (int64_t)chunk1 * lc_chunk;
+		int j0 = next((int64_t)chunk0 * lc_chunk);
+		begin(j0);
+		bool split = load_const(&item->part) >= 0;
+		float total_l = 0.0f;
 		bool have = false, here = true; // a total, and that it is in registers
 		reset();
-		UNROLL for (int k = 0; k < RowsEach; k++) tm[k] = max_start();
-		for (int c = item.chunk0; c < item.chunk1; c++) {
-			here = chunk(c);
-			if (!here)
+		for (int c = chunk0; c < chunk1; c++) {
+			int64_t limit = (int64_t)(c + 1) * lc_chunk;
+			if (j0 >= limit && !split)
+				continue; // nobody sees any of it
+			bool seen = false;
+			reset();
+			while (j0 < limit) {
+				int ahead = next((int64_t)j0 + lc_tile);
+				seen |= tile(j0, ahead, end);
+				side ^= 1;
+				j0 = ahead;
+			}
+			here = split || seen;
+			if (split)
+				keep(load_const(&item->part) + c - chunk0);
+			if (split || !seen)
 				continue;
 			if (have)
-				merge(tm, tl);
+				merge(total_l);
 			have = true;
-			UNROLL for (int k = 0; k < RowsEach; k++) tm[k] = m[k];
-			tl = l;
-			if (c + 1 < item.chunk1)
+			total_l = l;
+			if (j0 < end)
 				save();
 		}
+		copy_wait(); // a tile of keys that nobody saw
+		if (split)
+			return;
 		if (have && !here) {
 			restore();
-			UNROLL for (int k = 0; k < RowsEach; k++) m[k] = tm[k];
-			l = tl;
+			l = total_l;
 		}
 		finish();
 	}
@@ -587,6 +706,6 @@ template <int Rows, int Keys, int Dim> DEV void attention(const lc_attention_par
 	for (int turn = 0, k = block_index(); turn * n < p.item_count; turn++) {
 		int at = turn * n + (turn % 2 ? n - 1 - k : k);
 		if (at < p.item_count)
-			a.run(*((const lc_item *)p.items + at));
+			a.run((const lc_item *)p.items + at);
 	}
 }

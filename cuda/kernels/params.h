@@ -28,7 +28,7 @@ typedef struct {
 	uint64_t data;                // of element 0, the view's offset included; 0: no tensor
 	int64_t row, slot, head, dim; // strides
 	int32_t dtype;
-	int32_t vector; // features that one load may take: 4 where their number, addresses and strides allow it, or 1
+	int32_t vector; // 16: rows are whole units of 16 bytes, aligned; 4: of four features; 1: neither
 } lc_tensor;
 
 // lc_scalars is a rank-1 or rank-2 F32 tensor; data 0: no tensor.
@@ -112,6 +112,8 @@ typedef struct {
 	float inv_cap, cap; // 1/(SoftCap·log₂e), SoftCap·log₂e
 	int64_t rel_bias_start;
 	int32_t item_count, merge_count;
+	int32_t raw_bytes; // of shared memory, for rows of 16 or 8 bits as they come; 0: none
+	int32_t unused;
 	int32_t part_rows, part_dim; // of a part: o [rows][dim], m [rows], l [rows]
 	int32_t tokens;
 	int32_t heads, kv_heads, group;
@@ -152,12 +154,17 @@ typedef struct {
 } lc_append_params;
 
 // lc_attention_shared is the bytes of shared memory of an attention kernel of
-// so many rows, keys loaded at once, and features that it serves. Rows of
-// features and of scores are 4 floats longer than they need be.
+// so many rows, keys loaded at once, and features that it serves, but for
+// raw_bytes. Rows of features and of scores are 4 floats longer than they need
+// be.
 static inline LC_ANYWHERE int32_t lc_attention_shared(int32_t rows, int32_t keys, int32_t dim, int32_t terms) {
 	int32_t floats = (rows + keys) * (dim + 4) + rows * (lc_tile + 4) + 6 * rows + terms * rows;
-	return 4 * floats + 8 * (lc_tile + rows + 2 * terms * rows);
+	return 4 * floats + 8 * (2 * lc_tile + rows + 2 * terms * rows);
 }
+
+// lc_total_floats is the size of the state that a block of an attention kernel
+// keeps in the workspace: outputs, and for each thread the maxima of its rows.
+static inline LC_ANYWHERE int32_t lc_total_floats(int32_t rows, int32_t dim) { return rows * dim + (rows / 8 + 3) / 4 * 4 * 128; }
 
 #define LC_SIZE(type, bytes) typedef char lc_size_of_##type[sizeof(type) == (bytes) ? 1 : -1]
 LC_SIZE(lc_tensor, 48);
@@ -165,7 +172,7 @@ LC_SIZE(lc_scalars, 32);
 LC_SIZE(lc_coded, 152);
 LC_SIZE(lc_sequence, 72);
 LC_SIZE(lc_item, 40);
-LC_SIZE(lc_attention_params, 1296);
+LC_SIZE(lc_attention_params, 1304);
 LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);

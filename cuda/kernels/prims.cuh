@@ -62,6 +62,13 @@ template <class T> DEV T load_const(const T *p) { sim::global(p, sizeof(T)); ret
 template <class T> DEV T load_global(const T *p) { sim::global(p, sizeof(T)); return *p; }
 template <class T> DEV void store_global(T *p, T x) { sim::global(p, sizeof(T)); *p = x; }
 
+
+// A copy of 16 bytes from global to shared memory that lands when it is waited
+// for by the thread that asked.
+DEV void copy_async(void *to, const void *from) { sim::copy_async(to, from, 16, 16); }
+DEV void copy_commit() { sim::copy_commit(); }
+DEV void copy_wait() { sim::copy_wait(0); }
+
 DEV float widen_f16(uint16_t h) {
 	uint32_t sign = (uint32_t)(h & 0x8000) << 16, exp = h >> 10 & 0x1f, frac = h & 0x3ff;
 	if (exp == 0)
@@ -126,6 +133,13 @@ template <class T> DEV void store_shared(T *p, T x) { *p = x; }
 template <class T> DEV T load_const(const T *p) { return __ldg(p); } // memory that no kernel under way writes
 template <class T> DEV T load_global(const T *p) { return *p; }
 template <class T> DEV void store_global(T *p, T x) { *p = x; }
+
+
+DEV void copy_async(void *to, const void *from) {
+	asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+DEV void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+DEV void copy_wait() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
 DEV float widen_f16(uint16_t h) {
 	float x;

@@ -97,6 +97,28 @@ template <bool Const = true> DEV float load_element(const lc_tensor &t, int64_t 
 	return widen(t.dtype, load_bits<Const>(t, at));
 }
 
+DEV int element_bytes(int dtype) { return dtype == lc_f32 ? 4 : dtype <= lc_bf16 ? 2 : 1; }
+
+// widen4 is elements 4k … 4k+3 of 16 bytes of a type of 16 or 8 bits.
+DEV float4 widen4(int dtype, uint4 u, int k) {
+	if (dtype <= lc_bf16) {
+		uint32_t a = k ? u.z : u.x, b = k ? u.w : u.y;
+		if (dtype == lc_bf16)
+			return {from_bits(a << 16), from_bits(a & 0xffff0000u), from_bits(b << 16), from_bits(b & 0xffff0000u)};
+		return {widen_f16((uint16_t)a), widen_f16((uint16_t)(a >> 16)), widen_f16((uint16_t)b), widen_f16((uint16_t)(b >> 16))};
+	}
+	uint32_t a = k == 0 ? u.x : k == 1 ? u.y : k == 2 ? u.z : u.w;
+	if (dtype == lc_f8e4m3)
+		return {widen_f8e4m3((uint8_t)a), widen_f8e4m3((uint8_t)(a >> 8)), widen_f8e4m3((uint8_t)(a >> 16)), widen_f8e4m3((uint8_t)(a >> 24))};
+	return {widen_f8e5m2((uint8_t)a), widen_f8e5m2((uint8_t)(a >> 8)), widen_f8e5m2((uint8_t)(a >> 16)), widen_f8e5m2((uint8_t)(a >> 24))};
+}
+
+DEV float4 scaled(float4 x, float f) { return {mul_(x.x, f), mul_(x.y, f), mul_(x.z, f), mul_(x.w, f)}; }
+
+DEV bool finite4(float4 x) {
+	return sub_(x.x, x.x) == 0.0f && sub_(x.y, x.y) == 0.0f && sub_(x.z, x.z) == 0.0f && sub_(x.w, x.w) == 0.0f;
+}
+
 // load4 is features d … d+3 of the row that begins at element at, of n features
 // in all; zeros past them. d is a multiple of 4.
 DEV float4 load4(const lc_tensor &t, int64_t at, int d, int n) {
@@ -116,18 +138,11 @@ DEV float4 load4(const lc_tensor &t, int64_t at, int d, int n) {
 	}
 	if (t.dtype == lc_f32)
 		return load_const((const float4 *)((const float *)t.data + at));
-	if (t.dtype == lc_bf16) {
+	if (t.dtype <= lc_bf16) {
 		uint2 u = load_const((const uint2 *)((const uint16_t *)t.data + at));
-		return {from_bits(u.x << 16), from_bits(u.x & 0xffff0000u), from_bits(u.y << 16), from_bits(u.y & 0xffff0000u)};
+		return widen4(t.dtype, {u.x, u.y, 0, 0}, 0);
 	}
-	if (t.dtype == lc_f16) {
-		uint2 u = load_const((const uint2 *)((const uint16_t *)t.data + at));
-		return {widen_f16((uint16_t)u.x), widen_f16((uint16_t)(u.x >> 16)), widen_f16((uint16_t)u.y), widen_f16((uint16_t)(u.y >> 16))};
-	}
-	uint32_t u = load_const((const uint32_t *)((const uint8_t *)t.data + at));
-	if (t.dtype == lc_f8e4m3)
-		return {widen_f8e4m3((uint8_t)u), widen_f8e4m3((uint8_t)(u >> 8)), widen_f8e4m3((uint8_t)(u >> 16)), widen_f8e4m3((uint8_t)(u >> 24))};
-	return {widen_f8e5m2((uint8_t)u), widen_f8e5m2((uint8_t)(u >> 8)), widen_f8e5m2((uint8_t)(u >> 16)), widen_f8e5m2((uint8_t)(u >> 24))};
+	return widen4(t.dtype, {load_const((const uint32_t *)((const uint8_t *)t.data + at)), 0, 0, 0}, 0);
 }
 
 DEV void store_element(const lc_tensor &t, int64_t at, float x) { store_bits(t, at, narrow(t.dtype, x)); }
@@ -189,9 +204,7 @@ typedef int2 Place;
 DEV float4 load_key4(const lc_tensor &t, const lc_coded &c, Place at, int head, int d, int n, float scale) {
 	if (at.x >= 0) {
 		float4 x = load4(t, at.x * t.row + at.y * t.slot + head * t.head, d, n);
-		if (t.dtype >= lc_f8e4m3)
-			x = {mul_(x.x, scale), mul_(x.y, scale), mul_(x.z, scale), mul_(x.w, scale)};
-		return x;
+		return t.dtype >= lc_f8e4m3 ? scaled(x, scale) : x;
 	}
 	float4 x = zeros();
 	int64_t page = -1 - (int64_t)at.x;

@@ -390,7 +390,8 @@ void race(Word *w, int n, bool write) {
 		if (write) {
 			if (w->read_epoch == b.epoch && w->reader != me &&
 			    (w->reader == all || (w->reader & ~many) / 32 != me / 32 || w->read_warp_epoch == warp_epoch))
-				fail(SIM_RACE, "write of word %ld of shared memory that thread %d read, and no barrier between", (long)(w - b.words), w->reader & ~many);
+				fail(SIM_RACE, "write of word %ld of shared memory that %s read, and no barrier between", (long)(w - b.words),
+					w->reader == all ? "several warps" : w->reader & many ? "several lanes" : "another thread");
 			w->write_epoch = b.epoch, w->writer = me, w->write_warp_epoch = warp_epoch;
 			continue;
 		}

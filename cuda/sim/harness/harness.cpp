@@ -26,17 +26,20 @@ struct Problem {
 	int rows, dim;    // of the kernel
 	int tokens, keys; // the last token sees the last key
 	int heads, kv_heads, head_dim, value_dim, page_size;
-	bool causal, sink, split, special; // special: values that are not finite where some rows do not see them
+	bool causal, sink, split;
+	bool special; // values that are not finite where some rows do not see them
+	bool bf16;    // keys and values
 };
 
 const Problem problems[] = {
-	{"causal", "attention_64_64", 64, 64, 90, 200, 2, 1, 24, 40, 0, true, false, false, false},
-	{"short", "attention_64_64", 64, 64, 5, 20, 1, 1, 8, 8, 16, true, false, false, false},
-	{"special", "attention_64_64", 64, 64, 40, 130, 1, 1, 16, 20, 0, true, false, false, true},
-	{"paged", "attention_64_64", 64, 64, 3, 70, 4, 2, 20, 64, 16, true, true, false, false},
-	{"chunks", "attention_64_64", 64, 64, 70, 1200, 1, 1, 8, 12, 0, true, true, false, false},
-	{"split", "attention_64_64", 64, 64, 2, 1600, 2, 1, 12, 8, 32, true, true, true, false},
-	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false},
+	{"causal", "attention_64_64", 64, 64, 90, 200, 2, 1, 24, 40, 0, true, false, false, false, false},
+	{"short", "attention_64_64", 64, 64, 5, 20, 1, 1, 8, 8, 16, true, false, false, false, false},
+	{"special", "attention_64_64", 64, 64, 40, 130, 1, 1, 16, 20, 0, true, false, false, true, false},
+	{"paged", "attention_64_64", 64, 64, 3, 70, 4, 2, 24, 64, 16, true, true, false, false, true},
+	{"chunks", "attention_64_64", 64, 64, 70, 1200, 1, 1, 8, 12, 0, true, true, false, false, false},
+	{"split", "attention_64_64", 64, 64, 2, 1600, 2, 1, 16, 8, 32, true, true, true, false, true},
+	{"late", "attention_64_64", 64, 64, 20, 700, 2, 2, 32, 64, 0, true, false, false, true, true},
+	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false, false},
 };
 
 uint64_t state = 1;
@@ -66,7 +69,7 @@ float poison() { return from_bits(0x7fdeadbe); }
 lc_tensor tensor(const Array<float> &a, int64_t row, int64_t slot, int64_t head, int features) {
 	lc_tensor t = {};
 	t.data = a.at(), t.row = row, t.slot = slot, t.head = head, t.dim = 1, t.dtype = lc_f32;
-	t.vector = features % 4 == 0 && t.data % 16 == 0 ? 4 : 1;
+	t.vector = features % 4 == 0 && t.data % 16 == 0 ? 16 : 1;
 	return t;
 }
 
@@ -103,6 +106,14 @@ int run(const Problem &q) {
 	for (int j = 0; j < q.keys; j++)
 		for (int e = 0; e < q.kv_heads * q.value_dim; e++)
 			value.x[(size_t)row(j) * q.kv_heads * q.value_dim + e] = q.special && j % 50 == 49 ? from_bits(0x7f800000) : normal();
+	std::vector<uint16_t> key16, value16;
+	for (auto x : {std::make_pair(&key, &key16), std::make_pair(&value, &value16)})
+		for (auto &e : x.first->x) {
+			x.second->push_back(as_bits(e) >> 16);
+			if (q.bf16)
+				e = from_bits(as_bits(e) & 0xffff0000u);
+		}
+	Array<uint16_t> bf16_key(key16), bf16_value(value16);
 	Array<float> out(std::vector<float>((size_t)q.tokens * q.heads * q.value_dim, poison()));
 	Array<float> lse(std::vector<float>((size_t)q.tokens * q.heads, poison()));
 	Array<float> sink(random(q.heads));
@@ -140,7 +151,7 @@ int run(const Problem &q) {
 	Array<lc_item> items(work), joined(merges);
 	Array<lc_bounds> bounds(extremes);
 	int grid = std::max(1, (int)work.size() - 1); // so that a block takes two items
-	Array<float> totals(std::vector<float>((size_t)grid * q.rows * q.dim, poison()));
+	Array<float> totals(std::vector<float>((size_t)grid * lc_total_floats(q.rows, q.dim), poison()));
 	Array<float> states(std::vector<float>((size_t)std::max(parts, 1) * q.rows * (q.dim + 2), poison()));
 
 	lc_attention_params p = {};
@@ -148,6 +159,13 @@ int run(const Problem &q) {
 	int64_t k = (int64_t)q.kv_heads * q.head_dim, v = (int64_t)q.kv_heads * q.value_dim;
 	p.key = tensor(key, size ? k * size : k, k, q.head_dim, q.head_dim);
 	p.value = tensor(value, size ? v * size : v, v, q.value_dim, q.value_dim);
+	int raw = 0;
+	if (q.bf16) {
+		p.key.data = bf16_key.at(), p.value.data = bf16_value.at();
+		p.key.dtype = p.value.dtype = lc_bf16;
+		p.key.vector = q.head_dim % 8 == 0 ? 16 : 1, p.value.vector = q.value_dim % 8 == 0 ? 16 : 1;
+		p.raw_bytes = raw = 64 * 2 * q.dim;
+	}
 	p.out = tensor(out, (int64_t)q.heads * q.value_dim, 0, q.value_dim, q.value_dim);
 	p.lse = {lse.at(), q.heads, 1, q.heads};
 	p.sink_logit = {sink.at(), 1, 0, 1};
@@ -160,7 +178,7 @@ int run(const Problem &q) {
 	p.head_dim = q.head_dim, p.value_dim = q.value_dim, p.page_size = size, p.terms = 1;
 	p.scores = q.sink ? lc_sink_logit : 0;
 	int keys = q.rows == 16 ? 32 : 64;
-	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {attention_threads, 1, 1}, lc_attention_shared(q.rows, keys, q.dim, 1), &p);
+	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {attention_threads, 1, 1}, lc_attention_shared(q.rows, keys, q.dim, 1) + raw, &p);
 	if (!code && parts)
 		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, 0, &p);
 	if (code) {
