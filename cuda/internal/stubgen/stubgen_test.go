@@ -7,29 +7,31 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write cuda/stub/calls.c")
+var update = flag.Bool("update", false, "write cuda/stub/calls.c and check.c")
 
-const (
-	header = "../../include/cuda.h"
-	calls  = "../../stub/calls.c"
-)
+const header = "../../include/cuda.h"
 
 func TestStubIsFresh(t *testing.T) {
 	h, err := os.ReadFile(header)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := Generate(string(h))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if *update {
-		if err := os.WriteFile(calls, []byte(want), 0o644); err != nil {
+	for path, write := range map[string]func(string) (string, error){
+		"../../stub/calls.c": Generate,
+		"../../stub/check.c": Check,
+	} {
+		want, err := write(string(h))
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if got, err := os.ReadFile(calls); err != nil || string(got) != want {
-		t.Errorf("cuda/stub/calls.c is not what the header gives (%v): run make generate", err)
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s is not what the header gives (%v): run make generate", path, err)
+		}
 	}
 }
 
