@@ -73,7 +73,7 @@ func (a *attention) Backward(args *kernel.BackwardArgs) error {
 		return err
 	}
 	a.args.query, a.args.key, a.args.value = read(&args.Query), read(&args.Key), read(&args.Value)
-	a.args.halves = false // tiles are widened once for many rows
+	a.args.direct = [2]bool{} // tiles are decoded once for many rows
 	g := &a.grads
 	g.out, g.dout, g.dquery, g.dkey, g.dvalue = read(&args.Out), read(&args.DOut), read(&args.DQuery), read(&args.DKey), read(&args.DValue)
 	g.lse, g.dlse = readScalars(&args.LSE), scalars{}

@@ -18,14 +18,14 @@ const wideRows = 16
 type runArgs struct {
 	query, key, value, out reader
 	lse                    scalars
-	halves                 bool // keys and values suit products of 16-bit elements
+	direct                 [2]bool // whether products can take them as they are stored: halves, and codes
 }
 
 func (a *runArgs) set(s *kernel.Spec, args *kernel.Args) {
 	a.query, a.out = read(&args.Query), read(&args.Out)
 	a.key = readKeys(&args.Key, &args.KeyScale, &args.CodedKey)
 	a.value = readKeys(&args.Value, &args.ValueScale, &args.CodedValue)
-	a.halves = takesHalves(s, &a.key, &a.value)
+	a.direct = direct(s, &a.key, &a.value)
 	a.lse = scalars{}
 	if !args.LSE.IsZero() {
 		a.lse = readScalars(&args.LSE)
@@ -62,6 +62,7 @@ type scratch struct {
 	part  state // of the chunk
 	total state
 
+	coded  *vec.CodeScratch
 	mods   scoreScratch
 	matrix matrixScratch
 	grad   gradScratch
@@ -91,6 +92,9 @@ func newScratch(s *kernel.Spec) *scratch {
 	sc.tileMemory = &sc.tiles[0]
 	sc.kt, sc.halves = make([]float32, s.HeadDim*tile), make([]uint16, s.HeadDim*tile)
 	sc.growTile(s, 0)
+	if s.Codec != kernel.NoCodec {
+		sc.coded = new(vec.CodeScratch)
+	}
 	if s.Backward {
 		sc.grad = newGradScratch(s)
 	}

@@ -91,38 +91,94 @@ func (sc *scratch) halfColumns(a *attention) vec.Matrix16 {
 		sc.have |= haveHalves
 		for j := 0; j < sc.n; {
 			at, stride, n := r.place(a, sc, j)
-			vec.Turn16(sc.halves[j:], tile, r.bits[at:], int(stride), n, a.spec.HeadDim, r.ahead(a, sc, j))
+			ahead := 0
+			if r.next(a, sc).X == nil {
+				ahead = r.ahead(a, sc, j)
+			}
+			vec.Turn16(sc.halves[j:], tile, r.bits[at:], int(stride), n, a.spec.HeadDim, ahead)
 			j += n
 		}
 	}
 	return vec.Matrix16{X: sc.halves, Row: tile, DType: r.dtype}
 }
 
-// staysHalf reports whether the products can take the tile as it is stored, in
-// 16 bits. That pays where few rows share it, and where it is whole.
-func (sc *scratch) staysHalf(a *attention) bool {
-	if !a.args.halves || sc.n < tile || sc.rows > wideRows {
-		return false
+// next is the tile after the current one, if both lie in one piece.
+func (r *reader) next(a *attention, sc *scratch) vec.Next {
+	at, stride, n := r.place(a, sc, 0)
+	if ahead := r.ahead(a, sc, 0); ahead != 0 && n == tile && stride == int64(r.n) {
+		return vec.Next{X: r.bits[at+int64(ahead):]}
 	}
-	if a.spec.Codec == kernel.NoCodec {
-		return true
-	}
-	first, size := int(a.batch.Pages.Indptr[sc.blk.seq]), int64(a.spec.PageSize)
-	for j := sc.j0; j < sc.j0+tile; j += size {
-		if a.batch.Pages.IsCoded(first + int(j/size)) {
-			return false
-		}
-	}
-	return true
+	return vec.Next{}
 }
 
-// takesHalves reports whether keys and values suit vec.Turn16 and
-// vec.MulAdd16: whole registers of features that lie side by side, and pages
-// of whole registers of keys.
-func takesHalves(s *kernel.Spec, key, value *reader) bool {
-	return vec.Multiplies16() && key.bits != nil && value.bits != nil && key.dim == 1 && value.dim == 1 &&
-		s.HeadDim%32 == 0 && s.ValueDim%16 == 0 && s.PageSize%16 == 0 &&
-		!(s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE)
+// stored says how the products take a tile: decoded to float32, or as it is
+// stored. That pays where few rows share it, and where it is whole.
+type stored uint8
+
+const (
+	decoded stored = iota
+	halves
+	coded
+)
+
+func (sc *scratch) stored(a *attention) stored {
+	if sc.n < tile || sc.rows > wideRows || a.args.direct == [2]bool{} {
+		return decoded
+	}
+	how := halves
+	if a.spec.Codec != kernel.NoCodec {
+		first, size, kinds := int64(a.batch.Pages.Indptr[sc.blk.seq]), int64(a.spec.PageSize), [2]bool{}
+		for j := sc.j0; j < sc.j0+tile; j = (j/size + 1) * size {
+			if a.batch.Pages.IsCoded(int(first + j/size)) {
+				kinds[1], how = true, coded
+			} else {
+				kinds[0] = true
+			}
+		}
+		if kinds[0] && kinds[1] {
+			return decoded
+		}
+	}
+	if !a.args.direct[how-halves] {
+		return decoded
+	}
+	return how
+}
+
+// direct reports whether keys and values suit vec.Turn16 and vec.MulAdd16, and
+// vec.ChannelProduct and vec.TokenProduct: whole registers of features that
+// lie side by side, and pages of whole registers of keys.
+func direct(s *kernel.Spec, key, value *reader) (ok [2]bool) {
+	if s.PageSize%16 != 0 || s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE {
+		return ok
+	}
+	ok[halves-halves] = vec.Multiplies16() && key.bits != nil && value.bits != nil && key.dim == 1 && value.dim == 1 &&
+		s.HeadDim%32 == 0 && s.ValueDim%16 == 0
+	ok[coded-halves] = s.Codec != kernel.NoCodec && key.coded.codes != nil && value.coded.codes != nil &&
+		vec.MultipliesCodes(s.Codec, s.HeadDim, 0) && vec.MultipliesCodes(s.Codec, s.ValueDim, value.coded.group)
+	return ok
+}
+
+// codes are those of key j of the tile and the keys after it in its page, and
+// how many these are.
+func (r *reader) codes(a *attention, sc *scratch, j int) (x vec.Codes, n int) {
+	c, b, s, head := &r.coded, a.batch, int(sc.blk.seq), int(sc.blk.kvHead)
+	size, key := int64(a.spec.PageSize), sc.j0+int64(j)
+	i, slot := int(b.Pages.Indptr[s])+int(key/size), key%size
+	page := int64(b.Pages.Indices[i])
+	x = vec.Codes{
+		Codec: c.codec, X: c.codes[c.inCodes.at(page, slot, head):], Row: int(c.inCodes.slot), Group: c.group,
+		Scale: c.scale[c.inScale.at(page, slot, head):], ScaleRow: int(c.inScale.slot),
+		Zero: c.zero[c.inZero.at(page, slot, head):], ZeroRow: int(c.inZero.slot),
+	}
+	next := i + int((slot+tile)/size)
+	if next < int(b.Pages.Indptr[s+1]) && b.Pages.IsCoded(next) {
+		pages, slots := int64(b.Pages.Indices[next])-page, (slot+tile)%size-slot
+		x.Ahead = int(pages*c.inCodes.page + slots*c.inCodes.slot)
+		x.AheadScale = int(pages*c.inScale.page + slots*c.inScale.slot)
+		x.AheadZero = int(pages*c.inZero.page + slots*c.inZero.slot)
+	}
+	return x, int(min(int64(sc.n-j), size-slot))
 }
 
 // reader widens rows of a tensor to float32.

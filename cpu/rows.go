@@ -28,8 +28,16 @@ func (sc *scratch) rowsTile(a *attention, st *state) {
 	}
 	st.seen[0] = true
 	o := vec.Matrix{X: st.o, Row: st.ld}
-	if sc.staysHalf(a) && hidesNothing(sc.any[:rows], sc.n) {
+	switch how := sc.stored(a); {
+	case how == halves && hidesNothing(sc.any[:rows], sc.n):
 		sc.addHalves(a, o)
+		return
+	case how == coded && hidesNothing(sc.any[:rows], sc.n):
+		for j := 0; j < sc.n; {
+			x, n := a.args.value.codes(a, sc, j)
+			vec.TokenProduct(o, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, &x, rows, n, a.spec.ValueDim, sc.coded)
+			j += n
+		}
 		return
 	}
 	sc.addRows(a, o, sc.s, vec.Matrix{X: sc.values(a), Row: sc.vld}, a.spec.ValueDim, sc.any[:rows])
@@ -40,8 +48,12 @@ func (sc *scratch) addHalves(a *attention, c vec.Matrix) {
 	r := &a.args.value
 	for j := 0; j < sc.n; {
 		at, stride, n := r.place(a, sc, j)
+		next := r.next(a, sc)
+		if ahead := int64(r.ahead(a, sc, j)); next.X == nil && ahead != 0 {
+			next = vec.Next{X: r.bits[at+ahead:], Row: int(stride)}
+		}
 		vec.MulAdd16(a.spec.Policy, c, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, vec.Matrix16{X: r.bits[at:], Row: int(stride), DType: r.dtype},
-			sc.rows, n, a.spec.ValueDim, vec.Keep, r.ahead(a, sc, j))
+			sc.rows, n, a.spec.ValueDim, vec.Keep, next)
 		j += n
 	}
 }
@@ -146,8 +158,16 @@ func (sc *scratch) takeRows(a *attention, term int) {
 // dotRows sets s to the products of the rows with the keys of the tile.
 func (sc *scratch) dotRows(a *attention, s []float32, v int) {
 	c, q := vec.Matrix{X: s, Row: vec.Stride}, vec.Matrix{X: sc.queries(a, v, 0), Row: sc.ld, Col: 1}
-	if !sc.wide && sc.staysHalf(a) {
-		vec.MulAdd16(a.spec.Policy, c, q, sc.halfColumns(a), sc.rows, a.spec.HeadDim, tile, vec.Zero, 0)
+	switch sc.stored(a) {
+	case halves:
+		vec.MulAdd16(a.spec.Policy, c, q, sc.halfColumns(a), sc.rows, a.spec.HeadDim, tile, vec.Zero, a.args.key.next(a, sc))
+		return
+	case coded:
+		for j := 0; j < sc.n; {
+			x, n := a.args.key.codes(a, sc, j)
+			vec.ChannelProduct(vec.Matrix{X: s[j:], Row: vec.Stride}, q, &x, sc.rows, n, a.spec.HeadDim, sc.coded)
+			j += n
+		}
 		return
 	}
 	vec.MulAdd(a.spec.Policy, c, q, vec.Matrix{X: sc.columns(a, v), Row: tile}, sc.rows, a.spec.HeadDim, tile, vec.Zero, nil)

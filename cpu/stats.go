@@ -45,7 +45,7 @@ func (a *attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
 		return err
 	}
 	a.args.query, a.args.key = read(&args.Query), readKeys(&args.Key, &args.KeyScale, &args.CodedKey)
-	a.args.halves = false // tiles are widened once for many rows
+	a.args.direct = [2]bool{} // tiles are decoded once for many rows
 	a.stats = statsArgs{readScalars(&args.LSE), readScalars(&args.Out), args.Power == 2, args.Window}
 	a.score.set(&a.spec, &args.ScoreArgs)
 	for _, sc := range a.scratch {

@@ -73,8 +73,14 @@ func rotate(x, cos, sin []float32, layout kernel.RotaryLayout, inverse bool) int
 
 func gradient(s, dp, g []float32, lse, delta float32, visible uint64) bool { return false }
 
-func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, ahead int) int { return 0 }
+func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, next Next) int { return 0 }
 
 func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int) bool { return false }
 
 func multiplies16() bool { return false }
+
+func multipliesCodes(codec kernel.Codec, dim, group int) bool { return false }
+
+func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }
+
+func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }

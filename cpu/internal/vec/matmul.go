@@ -57,10 +57,16 @@ type Matrix16 struct {
 	DType tensor.DType
 }
 
+// Next is memory that will be wanted soon, to be fetched while a product is
+// computed, and as much as B has: rows that are Row elements apart, or with 0
+// one line after another. It may end earlier.
+type Next struct {
+	X   []uint16
+	Row int
+}
+
 // MulAdd16 is MulAdd with elements of B that it widens. start is Zero or Keep.
-// ahead is how many elements beyond each row of B lies one that will be wanted
-// soon, as in RowsF32.
-func MulAdd16(p kernel.Policy, c, a Matrix, b Matrix16, rows, inner, cols int, start Start, ahead int) {
+func MulAdd16(p kernel.Policy, c, a Matrix, b Matrix16, rows, inner, cols int, start Start, next Next) {
 	if rows <= 0 || cols <= 0 {
 		return
 	}
@@ -68,7 +74,10 @@ func MulAdd16(p kernel.Policy, c, a Matrix, b Matrix16, rows, inner, cols int, s
 	if inner > 0 {
 		_, _ = a.X[(rows-1)*a.Row+(inner-1)*a.Col], b.X[(inner-1)*b.Row+cols-1]
 	}
-	done := mulAdd16(&c, &a, &b, rows, inner, cols, start, ahead)
+	if len(next.X) == 0 {
+		next = Next{b.X, b.Row}
+	}
+	done := mulAdd16(&c, &a, &b, rows, inner, cols, start, next)
 	if done == cols {
 		return
 	}

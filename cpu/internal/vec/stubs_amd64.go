@@ -10,10 +10,10 @@ import "unsafe"
 func mulAddAVX512(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
-func mulAddF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
-func mulAddBF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddBF16AVX512(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
 func softmaxStripAVX512(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)
@@ -121,13 +121,31 @@ func narrowF16AVX512(dst *uint16, src *float32, n int)
 func narrowBF16AVX512(dst *uint16, src *float32, n int)
 
 //go:noescape
+func turnWordsAVX512(dst *uint32, ld int, src *uint8, stride int, n int, words int, ahead int)
+
+//go:noescape
+func codeTablesAVX512(dst *float32, scale *float32, zero *float32, n int)
+
+//go:noescape
+func channelProductInt4AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, table *float32, rows int, words int, keys int, codes *uint8, ahead int)
+
+//go:noescape
+func channelProductInt8AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, scale *float32, zero *float32, rows int, words int, keys int, codes *uint8, ahead int)
+
+//go:noescape
+func tokenProductInt4AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, ahead int)
+
+//go:noescape
+func tokenProductInt8AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, ahead int)
+
+//go:noescape
 func mulAddAVX2(c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32)
 
 //go:noescape
-func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
-func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int)
+func mulAddBF16AVX2(c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int)
 
 //go:noescape
 func softmaxStripAVX2(s *float32, keys int, scale *float32, visible *uint32, m *float32, l *float32, f *float32)

@@ -41,6 +41,8 @@ var leaves = []leaf{
 	{"Columns8", setMove8(Columns8, true)},
 	{"Channels", setChannels},
 	{"Tokens", setTokens},
+	{"ChannelProduct", setChannelProduct},
+	{"TokenProduct", setTokenProduct},
 	{"Narrow16", setNarrow16},
 	{"SoftCap", setSoftCap},
 	{"AddProduct", setAddProduct},
@@ -115,8 +117,11 @@ func setMulAdd16(m *memory) func() {
 	}
 	b := Matrix16{Row: cols + r.IntN(3)*r.IntN(20), DType: dtype}
 	b.X = m.halves((n-1)*b.Row+cols, v, dtype)
-	start, ahead := Start(r.IntN(2)), r.IntN(3)*(r.IntN(1<<20)-1<<19)
-	return func() { MulAdd16(kernel.Exact, c, a, b, rows, inner, cols, start, ahead) }
+	start, next := Start(r.IntN(2)), Next{Row: r.IntN(2) * r.IntN(1000)}
+	if r.IntN(2) == 0 {
+		next.X = b.X[r.IntN(len(b.X)):]
+	}
+	return func() { MulAdd16(kernel.Exact, c, a, b, rows, inner, cols, start, next) }
 }
 
 func setTurn16(m *memory) func() {
@@ -347,6 +352,44 @@ func setTokens(m *memory) func() {
 	scale, zero := m.halves((n-1)*scaleStride+groups, v, tensor.F16), m.halves((n-1)*zeroStride+groups, v, tensor.F16)
 	return func() {
 		Tokens(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride)
+	}
+}
+
+func setChannelProduct(m *memory) func() {
+	r, v := m.r, anyValues(m.r)
+	rows, n, dim := upTo(r, 16), upTo(r, Stride), 64*(1+r.IntN(8))
+	if r.IntN(4) == 0 {
+		dim = upTo(r, kernel.MaxHeadDim)
+	}
+	codec, stride, codes := m.codes(n, dim)
+	x := &Codes{Codec: codec, X: codes, Row: stride, Scale: m.halves(dim, v, tensor.F16), Zero: m.halves(dim, v, tensor.F16)}
+	m.aheads(x)
+	a, c := m.matrix(rows, dim, v), m.matrix(rows, n, v)
+	return func() { ChannelProduct(c, a, x, rows, n, dim, &codeScratch) }
+}
+
+func setTokenProduct(m *memory) func() {
+	r, v := m.r, anyValues(m.r)
+	rows, n, group := upTo(r, 16), upTo(r, Stride), 16<<r.IntN(4)
+	dim := group * (1 + r.IntN(kernel.MaxHeadDim/group))
+	if r.IntN(2) == 0 {
+		dim = min(kernel.MaxHeadDim, max(group, 128)<<r.IntN(3))
+	}
+	codec, stride, codes := m.codes(n, dim)
+	groups := dim / group
+	x := &Codes{Codec: codec, X: codes, Row: stride, Group: group, ScaleRow: groups + r.IntN(2)*r.IntN(9), ZeroRow: groups + r.IntN(2)*r.IntN(9)}
+	x.Scale, x.Zero = m.halves((n-1)*x.ScaleRow+groups, v, tensor.F16), m.halves((n-1)*x.ZeroRow+groups, v, tensor.F16)
+	m.aheads(x)
+	a, c := m.matrix(rows, n, v), m.matrix(rows, dim, v)
+	return func() { TokenProduct(c, a, x, rows, n, dim, &codeScratch) }
+}
+
+var codeScratch CodeScratch
+
+// aheads says that any memory will be wanted.
+func (m *memory) aheads(x *Codes) {
+	for _, a := range []*int{&x.Ahead, &x.AheadScale, &x.AheadZero} {
+		*a = m.r.IntN(3) * (m.r.IntN(1<<20) - 1<<19)
 	}
 }
 

@@ -42,21 +42,21 @@ func mulAdd(c, a, b *Matrix, rows, inner, cols int, start Start, f []float32) in
 
 func multiplies16() bool { return active != Generic }
 
-func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, ahead int) int {
+func mulAdd16(c, a *Matrix, b *Matrix16, rows, inner, cols int, start Start, next Next) int {
 	t := elementOf(b.DType)
 	switch {
 	case active == AVX512 && t == f16:
 		cols &^= 15
-		mulAddF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), ahead)
+		mulAddF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
 	case active == AVX512 && t == bf16:
 		cols &^= 15
-		mulAddBF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), ahead)
+		mulAddBF16AVX512(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
 	case active == AVX2 && t == f16:
 		cols &^= 7
-		mulAddF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), ahead)
+		mulAddF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
 	case active == AVX2 && t == bf16:
 		cols &^= 7
-		mulAddBF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), ahead)
+		mulAddBF16AVX2(p(c.X), c.Row, p(a.X), a.Row, a.Col, p(b.X), b.Row, rows, inner, cols, int(start), p(next.X), next.Row)
 	default:
 		return 0
 	}

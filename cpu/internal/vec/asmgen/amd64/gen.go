@@ -71,6 +71,7 @@ func (g *gen) all() {
 	g.rotate()
 	g.loads()
 	g.decode()
+	g.codedProducts()
 }
 
 // p writes one instruction.

@@ -9,14 +9,14 @@ import "fmt"
 // and weights all run in the same loops: element i of a column of A is at
 // multiples 1, 2, 4 of the row stride, or of 3, 5, 7 times it.
 //
-// With elements of 16 bits in B, which its loads widen, it is MulAdd16: a row
-// of B is a key or value as it lies in memory, and the lines that lie ahead of
-// it are fetched meanwhile.
+// With elements of 16 bits in B, which its loads widen, it is MulAdd16. Each
+// step then fetches as much of other memory as it reads of B: prefetches in a
+// burst would wait for one another, and the loop for them.
 func (g *gen) mulAdd(of source) {
 	if of.size == 4 {
 		g.fn("mulAdd", "c *float32, crow int, a *float32, arow int, acol int, b *float32, brow int, rows int, inner int, cols int, start int, f *float32", "")
 	} else {
-		g.fn("mulAdd"+of.name, "c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, ahead int", "")
+		g.fn("mulAdd"+of.name, "c *float32, crow int, a *float32, arow int, acol int, b *uint16, brow int, rows int, inner int, cols int, start int, next *uint16, nextrow int", "")
 	}
 	g.load("arow", "SI", "acol", "DI", "brow", "R8", "crow", "R15", "cols", "R14")
 	for _, r := range []string{"SI", "DI", "R15"} {
@@ -30,8 +30,6 @@ func (g *gen) mulAdd(of source) {
 		g.p("LEAQ (R9)(SI*4), R11")
 	} else {
 		blocks = g.blocks16()
-		g.load("ahead", "R10")
-		g.p("SHLQ $1, R10")
 	}
 	for _, b := range blocks {
 		g.block(of, b)
@@ -93,6 +91,13 @@ func (g *gen) block(of source, b block) {
 	g.p("CMPQ R14, $%d", width)
 	g.p("JLT %s", done)
 	g.load("a", "AX", "c", "DX", "rows", "R13")
+	if of.size < 4 {
+		g.p("MOVQ $%d, CX", width)
+		g.load("nextrow", "R10")
+		g.p("TESTQ R10, R10")
+		g.p("CMOVQEQ CX, R10")
+		g.p("SHLQ $1, R10")
+	}
 	for _, t := range b.tiles {
 		again, next := fmt.Sprintf("tile%dx%d", t.rows, width), fmt.Sprintf("tile%dx%dend", t.rows, width)
 		g.label(again)
@@ -102,6 +107,15 @@ func (g *gen) block(of source, b block) {
 		g.p("SUBQ $%d, R13", t.rows)
 		g.p("JMP %s", again)
 		g.label(next)
+	}
+	if of.size < 4 {
+		g.p("MOVQ $%d, CX", of.size*width)
+		g.p("CMPQ %s, $0", g.arg("nextrow"))
+		g.p("JNE %srow", done)
+		g.load("inner", "CX")
+		g.p("IMULQ R10, CX")
+		g.label(done + "row")
+		g.p("ADDQ CX, %s", g.arg("next"))
 	}
 	g.p("ADDQ $%d, %s", 4*width, g.arg("c"))
 	g.p("ADDQ $%d, %s", of.size*width, g.arg("b"))
@@ -120,8 +134,14 @@ func (g *gen) tile(of source, t tile, n int) {
 	g.tileStart(of, t, n)
 	g.p("MOVQ AX, R12")
 	g.load("b", "BX", "inner", "CX")
+	if of.size < 4 {
+		g.load("next", "R11")
+	}
 	step := func() {
 		g.step(of, t.rows, n)
+		if of.size < 4 {
+			g.p("ADDQ R10, R11")
+		}
 		g.p("ADDQ R8, BX")
 		g.p("ADDQ DI, R12")
 	}
@@ -224,7 +244,7 @@ func (g *gen) step(of source, rows, n int) {
 		at := i * g.lanes * of.size
 		of.widen(g, fmt.Sprintf("%d(BX)", at), first+i, -1)
 		if of.size < 4 && at%64 == 0 {
-			g.p("PREFETCHT1 %d(BX)(R10*1)", at)
+			g.p("PREFETCHT1 %d(R11)", at)
 		}
 	}
 	for x := range rows {

@@ -1,0 +1,68 @@
+//go:build amd64 && !purego
+
+package vec
+
+import (
+	"unsafe"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// codeWords is the number of 32-bit words of a row of codes.
+func codeWords(codec kernel.Codec, dim int) int { return codec.RowBytes(dim) / 4 }
+
+func multipliesCodes(codec kernel.Codec, dim, group int) bool {
+	return active == AVX512 && dim%64 == 0 && codeWords(codec, dim)%16 == 0 && group%16 == 0 && (group == 0 || dim/group <= maxGroups)
+}
+
+func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool {
+	if n%16 != 0 || n > Stride || !multipliesCodes(x.Codec, dim, 0) {
+		return false
+	}
+	words := codeWords(x.Codec, dim)
+	turnWordsAVX512(&w.words[0], n, p(x.X), x.Row, n, words, 0)
+	Rows16(w.scale[:dim], 0, x.Scale, tensor.F16, 0, 1, dim, x.AheadScale)
+	Rows16(w.zero[:dim], 0, x.Zero, tensor.F16, 0, 1, dim, x.AheadZero)
+	if x.Codec == kernel.Int4 {
+		codeTablesAVX512(&w.table[0], &w.scale[0], &w.zero[0], dim)
+		channelProductInt4AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.table[0], rows, words, n, p(x.X), x.Ahead)
+	} else {
+		channelProductInt8AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.scale[0], &w.zero[0], rows, words, n, p(x.X), x.Ahead)
+	}
+	return true
+}
+
+func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool {
+	if n > Stride || !multipliesCodes(x.Codec, dim, x.Group) {
+		return false
+	}
+	groups, words := dim/x.Group, codeWords(x.Codec, dim)
+	widenGroups(w.scale[:], x.Scale, x.ScaleRow, n, groups, x.AheadScale)
+	widenGroups(w.zero[:], x.Zero, x.ZeroRow, n, groups, x.AheadZero)
+	var offset [4]int
+	if x.Codec != kernel.Int4 {
+		for d := 0; d < dim; d += 64 {
+			for i := range offset {
+				offset[i] = (d + 16*i) / x.Group * 4
+			}
+			tokenProductInt8AVX512(&c.X[d], c.Row, 16, p(a.X), a.Row, &x.X[d], x.Row, &w.scale[0], groups*4, &offset[0], nil, rows, n, x.Ahead)
+		}
+		return true
+	}
+	codeTablesAVX512(&w.table[0], &w.scale[0], &w.zero[0], n*groups)
+	for nibble := 0; nibble < 8; nibble += 4 {
+		for d := 0; d < words; d += 16 {
+			var shift [4]uint32
+			for i := range offset {
+				shift[i] = uint32(4 * (nibble + i))
+				offset[i] = ((nibble+i)*words + d) / x.Group * 64
+			}
+			tokenProductInt4AVX512(&c.X[nibble*words+d], c.Row, words, p(a.X), a.Row, &x.X[4*d], x.Row, &w.table[0], groups*64, &offset[0], &shift[0], rows, n, x.Ahead)
+		}
+	}
+	return true
+}
+
+// The assembly finds a zero at this distance from its scale.
+const _ = uint(unsafe.Offsetof(CodeScratch{}.zero)-unsafe.Offsetof(CodeScratch{}.scale)) - 8192
