@@ -225,11 +225,11 @@ func (a *attention) Run(args *kernel.Args) error {
 	setScalars(&p.rel_bias, &args.RelBias)
 	setScalars(&p.prefix_bias, &args.PrefixBias)
 	setScalars(&p.sink_logit, &args.SinkLogit)
-	if err := a.b.dev.launch(a.shape.name, a.grid, blockThreads, a.shared, unsafe.Pointer(p), unsafe.Sizeof(*p)); err != nil {
+	if err := a.b.dev.launch(a.shape.name, a.grid, blockThreads, a.shared, unsafe.Pointer(p)); err != nil {
 		return a.explain(err)
 	}
 	if n := len(a.plan.merges); n > 0 {
-		if err := a.b.dev.launch("attention_merge", n*a.shape.rows, blockThreads, 0, unsafe.Pointer(p), unsafe.Sizeof(*p)); err != nil {
+		if err := a.b.dev.launch("attention_merge", n*a.shape.rows, blockThreads, 0, unsafe.Pointer(p)); err != nil {
 			return a.explain(err)
 		}
 	}

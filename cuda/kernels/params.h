@@ -153,6 +153,13 @@ typedef struct {
 	int32_t tokens, heads, features, page_size;
 } lc_append_params;
 
+// lc_copy_params copies pages: kernel.CopyArgs.
+typedef struct {
+	lc_tensor cache;
+	uint64_t src, dst; // int32 [pages]
+	int32_t pages, slots, heads, features;
+} lc_copy_params;
+
 // lc_attention_shared is the bytes of shared memory of an attention kernel of
 // so many rows, keys loaded at once, and features that it serves, but for
 // raw_bytes. Rows of features and of scores are 4 floats longer than they need
@@ -176,6 +183,7 @@ LC_SIZE(lc_attention_params, 1304);
 LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);
+LC_SIZE(lc_copy_params, 80);
 #undef LC_SIZE
 
 #endif
