@@ -3,7 +3,7 @@
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda
+.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go
 
 all: lint test
 
@@ -42,10 +42,31 @@ quick:
 golden:
 	$(GO) test ./kernel/kerneltest -run TestGolden -update
 
-# Writes the assembly of the CPU backend. A test fails when it is stale.
+# Writes the assembly of the CPU backend and the stub library of the CUDA
+# driver. A test fails when it is stale.
 generate:
-	$(GO) test ./cpu/internal/vec/asmgen/... -update
+	$(GO) test ./cpu/internal/vec/asmgen/... ./cuda/internal/stubgen -update
 
-# Compiles the CUDA kernels. There are none yet; CMake says so.
-cuda:
-	cmake -S . -B build && cmake --build build
+# What the build tag cuda needs beside Go: a C compiler and these variables.
+# They point to a cuda.h and a libcuda of our own; with CUDA_HOME=… to the cuda.h
+# of that toolkit, 12 or 13. Use: eval "$$(make -s cuda-env)"
+CUDA_CFLAGS = -O2 -g -I$(CURDIR)/cuda/include/compat -I$(or $(addsuffix /include,$(CUDA_HOME)),$(CURDIR)/cuda/include)
+CUDA_LDFLAGS = -O2 -g -L$(CURDIR)/build/lib
+
+cuda-env: build/lib/libcuda.a
+	@echo 'export CGO_ENABLED=1'
+	@echo 'export CGO_CFLAGS="$(CUDA_CFLAGS)"'
+	@echo 'export CGO_LDFLAGS="$(CUDA_LDFLAGS)"'
+
+build/lib/libcuda.a: $(wildcard cuda/stub/*) cuda/include/cuda.h CMakeLists.txt
+	@cmake -S . -B build >&2 && cmake --build build --target stub >&2
+	@touch $@
+
+# Builds, vets and tests the packages with the tag, without a device.
+cuda-go: export CGO_CFLAGS = $(CUDA_CFLAGS)
+cuda-go: export CGO_LDFLAGS = $(CUDA_LDFLAGS)
+cuda-go: build/lib/libcuda.a
+	$(GO) build -tags cuda ./...
+	$(GO) vet -tags cuda ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags cuda ./cuda/... ./backend/...
+	$(GO) test -tags cuda ./cuda/... ./backend/...

@@ -2,4 +2,12 @@
 
 package cuda
 
-const reason = "built without tag cuda or without cgo, and this version of longctx has no CUDA kernels yet; use package cpu"
+import "github.com/longctx/longctx/kernel"
+
+// Backend computes on one CUDA device. Only Open makes one.
+type Backend struct{ kernel.Backend }
+
+// Open returns the backend of a device, or an *UnavailableError.
+func Open(device int) (*Backend, error) {
+	return nil, &UnavailableError{device, "built without tag cuda or without cgo; use package cpu"}
+}

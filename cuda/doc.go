@@ -1,18 +1,16 @@
-// Package cuda is the CUDA backend. In this version it has no kernels: Open
-// says so, and programs fall back to package cpu, which gives the results that
-// the CUDA kernels will have to reproduce bit for bit. The API is the same with
-// and without the build tag cuda.
+// Package cuda is the CUDA backend. Built with tag cuda and cgo it computes on
+// an NVIDIA device with the bits of package cpu; otherwise, and where there is
+// no driver or device, Open says why, and programs fall back to package cpu. The
+// API is the same with and without the tag.
+//
+// The kernels are in kernels/: attention.cuh first, the rules they follow in
+// package kernel. sim/ runs them on the host, for tests.
 package cuda
 
 import (
 	"errors"
 	"fmt"
-
-	"github.com/longctx/longctx/kernel"
 )
-
-// Backend computes on one CUDA device. Only Open makes one.
-type Backend struct{ kernel.Backend }
 
 // UnavailableError says why no device can be opened. It is
 // errors.ErrUnsupported.
@@ -27,8 +25,3 @@ func (e *UnavailableError) Error() string {
 
 // Is reports whether target is errors.ErrUnsupported.
 func (e *UnavailableError) Is(target error) bool { return target == errors.ErrUnsupported }
-
-// Open returns the backend of a device, or an *UnavailableError.
-func Open(device int) (*Backend, error) {
-	return nil, &UnavailableError{device, reason}
-}

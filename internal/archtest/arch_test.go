@@ -28,8 +28,11 @@ var allowed = map[string][]string{
 	"cpu":               {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":  {"kernel", "tensor", "golang.org/x/sys/cpu"},
 	"cpu/roof":          {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
-	"cuda":              {"kernel", "tensor"},
+	"cuda":              {"kernel", "tensor", "cuda/internal/driver"},
 	"backend":           {"kernel", "cpu", "cuda"},
+
+	"cuda/internal/driver":  {"gorgonia.org/cu"},
+	"cuda/internal/stubgen": {},
 
 	"cpu/internal/vec/asmgen/amd64": {},
 	"cpu/internal/vec/asmgen/arm64": {"kernel"},
@@ -86,6 +89,27 @@ func TestImports(t *testing.T) {
 		if !seen[dir] {
 			t.Errorf("arrows of %s, which has no Go files", dir)
 		}
+	}
+}
+
+// The binding of the CUDA driver is replaced by rewriting one file.
+func TestOneFileImportsTheBinding(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "..", "cuda", "internal", "driver", "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	var found []string
+	for _, f := range files {
+		imports, err := importsOf(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(imports, func(s string) bool { return strings.HasPrefix(s, "gorgonia.org") }) {
+			found = append(found, filepath.Base(f))
+		}
+	}
+	if !slices.Equal(found, []string{"cu.go"}) {
+		t.Errorf("gorgonia.org/cu is imported by %v, want cu.go alone", found)
 	}
 }
 

@@ -1,0 +1,331 @@
+//go:build cuda && cgo
+
+package cuda
+
+// #include "kernels/params.h"
+import "C"
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// shape is a variant of the attention kernel: attention_<rows>_<dim>.
+type shape struct {
+	name            string
+	rows, keys, dim int // of a block, loaded at once, features of keys and values at most
+}
+
+// shapes are the variants, the one for many rows first.
+var shapes = [...]shape{
+	{"attention_64_64", 64, 64, 64},
+	{"attention_64_128", 64, 64, 128},
+	{"attention_32_256", 32, 64, 256},
+	{"attention_16_512", 16, 32, 512},
+}
+
+// fewRows serves blocks of up to 16 rows.
+var fewRows = shape{"attention_16_128", 16, 64, 128}
+
+const blockThreads = 128
+
+// choose returns the variant for sequences of up to so many rows a KV head.
+func choose(s *kernel.Spec, rows int) shape {
+	if f := fewRows; rows <= f.rows && max(s.HeadDim, s.ValueDim) <= f.dim {
+		return f
+	}
+	for _, x := range shapes {
+		if max(s.HeadDim, s.ValueDim) <= x.dim {
+			return x
+		}
+	}
+	panic("cuda: internal error: no kernel for a Spec that was taken")
+}
+
+// decoding returns the kernel for few rows a KV head that reads keys as they are
+// stored, "" where the Spec asks for more than it can, and the rows it serves.
+func decoding(s *kernel.Spec, terms, rows int) (name string, most int) {
+	switch {
+	case terms > 1, s.Codec != kernel.NoCodec, s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE, max(s.HeadDim, s.ValueDim) > 128, rows > 8:
+		return "", 0
+	case rows > 4:
+		return "decode_8", 8
+	}
+	return "decode_4", 4
+}
+
+// attention is the kernel for a Spec.
+type attention struct {
+	b            *Backend
+	spec         kernel.Spec
+	batch        *kernel.Batch // of the last Plan
+	shape        shape
+	params       *C.lc_attention_params // by itself: cgo wants no Go pointers beside it
+	grid         int
+	shared       int
+	decode       string // kernel that may take the place of shape's
+	decodeShared int
+	plan         plan
+	tables       buffer
+	space        buffer
+	busy         atomic.Bool
+	closed       bool
+}
+
+// Attention returns the kernel for s, or a *kernel.UnsupportedError. The Fast
+// policy computes as Exact does.
+func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
+	reasons := s.Problems()
+	if s.Backward {
+		reasons = append(reasons, "Backward: no kernel in this version")
+	}
+	if s.ColumnStats {
+		reasons = append(reasons, "ColumnStats: no kernel in this version")
+	}
+	if len(reasons) == 0 {
+		for _, x := range [...]shape{choose(&s, math.MaxInt), choose(&s, 1)} {
+			if need, have := x.sharedBytes(&s), b.dev.sharedBytes(); need > have {
+				reasons = append(reasons, fmt.Sprintf("%s with %d terms needs %d bytes of shared memory, the device has %d", x.name, s.Terms, need, have))
+			}
+		}
+	}
+	if len(reasons) > 0 {
+		return nil, &kernel.UnsupportedError{Backend: "cuda", Reasons: reasons}
+	}
+	return &attention{b: b, spec: s, shape: choose(&s, math.MaxInt), params: new(C.lc_attention_params), tables: buffer{dev: b.dev}, space: buffer{dev: b.dev}}, nil
+}
+
+func (x *shape) sharedBytes(s *kernel.Spec) int {
+	return int(C.lc_attention_shared(C.int32_t(x.rows), C.int32_t(x.keys), C.int32_t(x.dim), C.int32_t(s.Terms))) + x.rawBytes(s)
+}
+
+// rawBytes is the shared memory for rows of 16 or 8 bits as they come. F32
+// rows need none.
+func (x *shape) rawBytes(s *kernel.Spec) int {
+	if s.KVDType == tensor.F32 {
+		return 0
+	}
+	return x.keys * x.dim * int(s.KVDType.Size())
+}
+
+// Name tells the kernel, policy, types and dimensions.
+func (a *attention) Name() string {
+	s := &a.spec
+	return fmt.Sprintf("cuda/%s/exact/%v-%v/d%d-%d", a.shape.name, s.DType, s.KVDType, s.HeadDim, s.ValueDim)
+}
+
+// begin takes the kernel for one call.
+func (a *attention) begin() error {
+	if !a.busy.CompareAndSwap(false, true) {
+		return kernel.ErrBusy
+	}
+	if a.closed {
+		a.busy.Store(false)
+		return kernel.ErrClosed
+	}
+	return nil
+}
+
+// Plan lowers a Batch to tables on the device. The Batch is kept, not copied:
+// it must not change until the next Plan.
+func (a *attention) Plan(b *kernel.Batch) error {
+	if err := a.begin(); err != nil {
+		return err
+	}
+	defer a.busy.Store(false)
+	a.batch = nil
+	if err := b.Validate(&a.spec); err != nil {
+		return err
+	}
+	rows := 0
+	for s := range b.SeqLens {
+		rows = max(rows, b.QueryLen(s)*a.spec.Group())
+	}
+	a.shape = choose(&a.spec, rows)
+	a.shared = a.shape.sharedBytes(&a.spec)
+	slots := a.b.dev.multiprocessors() * max(1, min(2, a.b.dev.sharedBytes()/a.shared))
+	a.decode, a.decodeShared = "", 0
+	if name, most := decoding(&a.spec, len(b.Terms), rows); name != "" {
+		a.decode, a.decodeShared = name, int(C.lc_decode_shared(C.int32_t(most), C.int32_t(a.spec.KVDType.Size())))
+	}
+	a.plan.lower(&a.spec, b, &a.shape, slots, a.decode != "")
+	a.grid = min(slots, len(a.plan.items))
+	if err := a.upload(); err != nil {
+		return err
+	}
+	a.batch = b
+	return nil
+}
+
+// upload copies the tables of the plan to the device and makes its workspace.
+func (a *attention) upload() error {
+	t := &a.plan
+	if err := a.tables.grow(int64(len(t.bytes))); err != nil {
+		return err
+	}
+	state := 4 * int64(C.lc_total_floats(C.int32_t(a.shape.rows), C.int32_t(a.shape.dim)))
+	part := int64(a.shape.rows) * int64(a.shape.dim+2) * 4
+	totals := int64(a.grid) * state
+	if err := a.space.grow(totals + int64(t.parts)*part); err != nil {
+		return err
+	}
+	if len(t.bytes) > 0 {
+		if err := a.b.dev.copyIn(a.tables.addr, t.bytes); err != nil {
+			return err
+		}
+	}
+	p := a.params
+	*p = C.lc_attention_params{}
+	t.fill(p, a.tables.addr)
+	p.totals, p.parts = C.uint64_t(a.space.addr), C.uint64_t(a.space.addr+uint64(totals))
+	p.raw_bytes = C.int32_t(a.shape.rawBytes(&a.spec))
+	p.part_rows, p.part_dim = C.int32_t(a.shape.rows), C.int32_t(a.shape.dim)
+	setSpec(p, &a.spec)
+	return nil
+}
+
+// setSpec sets what follows from the Spec alone.
+func setSpec(p *C.lc_attention_params, s *kernel.Spec) {
+	p.heads, p.kv_heads, p.group = C.int32_t(s.Heads), C.int32_t(s.KVHeads), C.int32_t(s.Group())
+	p.head_dim, p.value_dim = C.int32_t(s.HeadDim), C.int32_t(s.ValueDim)
+	p.page_size = C.int32_t(s.PageSize)
+	p.rotary_dim = C.int32_t(s.RotaryDim)
+	if s.RotaryLayout == kernel.Interleaved {
+		p.interleaved = 1
+	}
+	if s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE {
+		p.turns_keys = 1
+	}
+	p.masks, p.scores = C.int32_t(s.Masks), C.int32_t(s.Scores)
+	p.inv_cap, p.cap = C.float(1/(s.SoftCap*math.Log2E)), C.float(s.SoftCap*math.Log2E)
+	p.rel_bias_start = C.int64_t(s.RelBiasStart)
+	p.coded_key.codec, p.coded_value.codec = C.int32_t(s.Codec), C.int32_t(s.Codec)
+	p.coded_value.group = C.int32_t(s.ValueGroup)
+}
+
+// Run computes all items. It allocates nothing and does not wait for the
+// device.
+func (a *attention) Run(args *kernel.Args) error {
+	if err := a.begin(); err != nil {
+		return err
+	}
+	defer a.busy.Store(false)
+	if a.batch == nil {
+		return kernel.ErrNoPlan
+	}
+	if err := args.Validate(&a.spec, a.batch); err != nil {
+		return err
+	}
+	if err := a.b.onDevice(&args.Query, &args.Key, &args.Value, &args.Out, &args.LSE, &args.KeyScale, &args.ValueScale,
+		&args.CodedKey.Codes, &args.CodedKey.Scale, &args.CodedKey.Zero, &args.CodedValue.Codes, &args.CodedValue.Scale, &args.CodedValue.Zero,
+		&args.Slopes, &args.RelBias, &args.PrefixBias, &args.SinkLogit); err != nil {
+		return err
+	}
+	p := a.params
+	setTensor(&p.query, &args.Query)
+	setTensor(&p.key, &args.Key)
+	setTensor(&p.value, &args.Value)
+	setTensor(&p.out, &args.Out)
+	setCoded(&p.coded_key, &args.CodedKey)
+	setCoded(&p.coded_value, &args.CodedValue)
+	setScalars(&p.lse, &args.LSE)
+	setScalars(&p.key_scale, &args.KeyScale)
+	setScalars(&p.value_scale, &args.ValueScale)
+	setScalars(&p.slopes, &args.Slopes)
+	setScalars(&p.rel_bias, &args.RelBias)
+	setScalars(&p.prefix_bias, &args.PrefixBias)
+	setScalars(&p.sink_logit, &args.SinkLogit)
+	name, grid, shared := a.shape.name, a.grid, a.shared
+	if a.decode != "" && p.key.vector == 16 && p.value.vector == 16 {
+		name, grid, shared = a.decode, len(a.plan.items), a.decodeShared
+	}
+	if grid > 0 {
+		if err := a.b.dev.launch(name, grid, blockThreads, shared, unsafe.Pointer(p)); err != nil {
+			return a.explain(err)
+		}
+	}
+	if n := len(a.plan.merges); n > 0 {
+		if err := a.b.dev.launch("attention_merge", n*a.shape.rows, blockThreads, 0, unsafe.Pointer(p)); err != nil {
+			return a.explain(err)
+		}
+	}
+	return nil
+}
+
+// explain adds what was being computed to an error of the driver.
+func (a *attention) explain(err error) error { return fmt.Errorf("cuda: %s: %w", a.Name(), err) }
+
+// Backward has no kernel: Attention refuses Specs that ask for it.
+func (a *attention) Backward(*kernel.BackwardArgs) error { return notYet("Backward") }
+
+// ColumnStats has no kernel: Attention refuses Specs that ask for it.
+func (a *attention) ColumnStats(*kernel.ColumnStatsArgs) error { return notYet("ColumnStats") }
+
+// Close frees the plan. It may be called twice.
+func (a *attention) Close() error {
+	if !a.busy.CompareAndSwap(false, true) {
+		return kernel.ErrBusy
+	}
+	defer a.busy.Store(false)
+	a.closed, a.batch = true, nil
+	if err := a.tables.Close(); err != nil {
+		return err
+	}
+	return a.space.Close()
+}
+
+func address(v *tensor.View) uint64 {
+	m, ok := v.Buf.(*buffer)
+	if !ok {
+		return 0
+	}
+	return m.addr + uint64(v.Offset*v.DType.Size())
+}
+
+// setTensor lowers a view of [rows, heads, features] or [pages, slots, heads,
+// features], or of [pages, heads, features] where all slots share a row.
+func setTensor(t *C.lc_tensor, v *tensor.View) {
+	*t = C.lc_tensor{}
+	if v.IsZero() {
+		return
+	}
+	t.data, t.dtype, t.vector = C.uint64_t(address(v)), C.int32_t(v.DType), 1
+	k := 1
+	t.row = C.int64_t(v.Stride[0])
+	if v.Rank == 4 {
+		t.slot, k = C.int64_t(v.Stride[1]), 2
+	}
+	t.head, t.dim = C.int64_t(v.Stride[k]), C.int64_t(v.Stride[k+1])
+	even := address(v)%uint64(4*v.DType.Size()) == 0 && v.Shape[k+1]%4 == 0 && v.Stride[k+1] == 1
+	for d := range k + 1 {
+		even = even && v.Stride[d]%4 == 0
+	}
+	units := address(v)%16 == 0 && v.Shape[k+1]*v.DType.Size()%16 == 0 && v.Stride[k+1] == 1
+	for d := range k + 1 {
+		units = units && v.Stride[d]*v.DType.Size()%16 == 0
+	}
+	if units {
+		t.vector = 16
+	} else if even {
+		t.vector = 4
+	}
+}
+
+func setCoded(c *C.lc_coded, p *kernel.CodedPages) {
+	setTensor(&c.codes, &p.Codes)
+	setTensor(&c.scale, &p.Scale)
+	setTensor(&c.zero, &p.Zero)
+}
+
+func setScalars(s *C.lc_scalars, v *tensor.View) {
+	*s = C.lc_scalars{}
+	if v.IsZero() {
+		return
+	}
+	s.data, s.row, s.col, s.cols = C.uint64_t(address(v)), C.int64_t(v.Stride[0]), C.int64_t(v.Stride[1]), C.int64_t(v.Shape[1])
+}

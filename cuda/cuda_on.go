@@ -1,5 +1,0 @@
-//go:build cuda && cgo
-
-package cuda
-
-const reason = "this version of longctx has no CUDA kernels yet; use package cpu"

@@ -1,0 +1,198 @@
+// The parameters of the kernels: one struct each, passed by value. Plain C, as
+// the kernels, the simulator and cgo read it. Fields are of fixed width, those
+// of 8 bytes first; addresses are those of the device, as integers; offsets and
+// strides count elements. Names are those of package kernel.
+#ifndef LONGCTX_PARAMS_H
+#define LONGCTX_PARAMS_H
+
+#include <stdint.h>
+
+#ifdef __CUDACC__
+#define LC_ANYWHERE __host__ __device__
+#else
+#define LC_ANYWHERE
+#endif
+
+enum { lc_tile = 64, lc_chunk = 512, lc_max_terms = 8, lc_max_dim = 512 };
+
+// Element types: the values of tensor.DType.
+enum { lc_f32 = 1, lc_f16, lc_bf16, lc_f8e4m3, lc_f8e5m2, lc_u8 };
+
+// Codecs, masks and scores: the values of package kernel.
+enum { lc_no_codec, lc_int8, lc_int4 };
+enum { lc_mask_prefix = 1, lc_mask_document = 2, lc_mask_tree = 4, lc_mask_blocks = 8 };
+enum { lc_soft_cap = 1, lc_slopes = 2, lc_rel_bias = 4, lc_prefix_bias = 8, lc_sink_logit = 16 };
+
+// lc_tensor is [rows, heads, features], or paged [pages, slots, heads, features].
+typedef struct {
+	uint64_t data;                // of element 0, the view's offset included; 0: no tensor
+	int64_t row, slot, head, dim; // strides
+	int32_t dtype;
+	int32_t vector; // 16: rows are whole units of 16 bytes, aligned; 4: of four features; 1: neither
+} lc_tensor;
+
+// lc_scalars is a rank-1 or rank-2 F32 tensor; data 0: no tensor.
+typedef struct {
+	uint64_t data;
+	int64_t row, col;
+	int64_t cols;
+} lc_scalars;
+
+// lc_coded is kernel.CodedPages.
+typedef struct {
+	lc_tensor codes, scale, zero;
+	int32_t group; // of values: features that share a scale; of keys 0
+	int32_t codec;
+} lc_coded;
+
+// lc_row_map is kernel.RowMap.
+typedef struct {
+	int32_t mod, div, first, base, count;
+} lc_row_map;
+
+// lc_sequence is what a block of rows needs to know of its sequence.
+typedef struct {
+	int64_t i0;        // index of its first query token
+	int64_t keys;      // SeqLens
+	int64_t key_start; // contiguous: row of its first key; paged: its first entry of the block table
+	int64_t key_offset; // keys of the sequences before it: its place in tables of keys
+	int64_t tree_start; // its first word of the tree mask
+	int64_t block_row;  // row of the block mask of query block 0 and KV head 0
+	int64_t block_first; // its first query block
+	int64_t query_blocks;
+	int32_t query_start, queries; // its query tokens
+} lc_sequence;
+
+// lc_item is the work of one thread block: tokens t0 … t0+tokens−1 of a sequence
+// with query heads head … head+heads−1 of a KV head, against chunks
+// chunk0 … chunk1−1. Its rows are tokens·heads, heads side by side.
+typedef struct {
+	int32_t sequence, kv_head;
+	int32_t head, heads;
+	int32_t t0, tokens;
+	int32_t chunk0, chunk1;
+	int32_t bounds; // its first entry of bounds, one for each Term
+	int32_t part;   // −1: all chunks, to be finished; else the part that takes the state of chunk0, the others following
+} lc_item;
+
+// lc_range is the keys lo <= j < hi that a token sees in a Term; lc_bounds are
+// the extremes of the ranges of an item's tokens.
+typedef struct {
+	int32_t lo, hi;
+} lc_range;
+
+typedef struct {
+	int32_t min_lo, max_lo, min_hi, max_hi;
+} lc_bounds;
+
+// lc_attention_params serves the attention kernels and the merge of their parts.
+typedef struct {
+	lc_tensor query, key, value, out;
+	lc_coded coded_key, coded_value;
+	lc_scalars lse, key_scale, value_scale;
+	lc_scalars slopes, rel_bias, prefix_bias, sink_logit;
+
+	// Tables of the plan.
+	uint64_t sequences;  // lc_sequence [n]
+	uint64_t items;      // lc_item [item_count], the most costly first
+	uint64_t merges;     // lc_item [merge_count]: chunk1 − chunk0 parts from part
+	uint64_t bounds;     // lc_bounds
+	uint64_t ranges;     // lc_range [terms][tokens]
+	uint64_t scales;     // float [terms][tokens]
+	uint64_t pages;      // int32 pages of all sequences; of a coded page −1 − page
+	uint64_t cos, sin;   // float
+	uint64_t query_positions, key_positions; // int32 [tokens], [Σ keys]; 0: the index
+	uint64_t tree;       // uint64 words
+	uint64_t block_indptr, block_indices;    // int32
+
+	// Workspace.
+	uint64_t totals; // a state for each thread block of the grid
+	uint64_t parts;  // states of chunks: see attention.cuh
+
+	float inv_cap, cap; // 1/(SoftCap·log₂e), SoftCap·log₂e
+	int64_t rel_bias_start;
+	int32_t item_count, merge_count;
+	int32_t raw_bytes; // of shared memory, for rows of 16 or 8 bits as they come; 0: none
+	int32_t unused;
+	int32_t part_rows, part_dim; // of a part: o [rows][dim], m [rows], l [rows]
+	int32_t tokens;
+	int32_t heads, kv_heads, group;
+	int32_t head_dim, value_dim;
+	int32_t page_size;
+	int32_t terms;
+	int32_t rotary_dim, interleaved; // rotary_dim 0: none
+	int32_t turns_keys;              // PreRoPE
+	int32_t masks, scores;
+	int32_t query_block, key_block, blocks_per_head;
+	int32_t variant[lc_max_terms]; // the first Term that rotates both sides alike
+	lc_row_map row_q[lc_max_terms], row_k[lc_max_terms];
+} lc_attention_params;
+
+// lc_merge_params joins states: kernel.MergeArgs.
+typedef struct {
+	lc_tensor out_a, out_b, out;
+	lc_scalars lse_a, lse_b, lse;
+	int32_t tokens, heads, features, unused;
+} lc_merge_params;
+
+// lc_rotate_params turns rows in place: kernel.RotateArgs. The rows of the table
+// are gathered, one for each token.
+typedef struct {
+	lc_tensor x;
+	uint64_t rows;     // int32 [tokens]; −1 leaves the token alone
+	uint64_t cos, sin; // float [tokens][dim/2]
+	int32_t tokens, heads, dim, interleaved, inverse, unused;
+} lc_rotate_params;
+
+// lc_append_params stores rows in slots of a paged cache: kernel.AppendArgs, for
+// keys or for values.
+typedef struct {
+	lc_tensor rows, cache;
+	lc_scalars scale; // of FP8
+	uint64_t slots;   // int32 [tokens]; −1 drops the row
+	int32_t tokens, heads, features, page_size;
+} lc_append_params;
+
+// lc_copy_params copies pages: kernel.CopyArgs.
+typedef struct {
+	lc_tensor cache;
+	uint64_t src, dst; // int32 [pages]
+	int32_t pages, slots, heads, features;
+} lc_copy_params;
+
+// lc_attention_shared is the bytes of shared memory of an attention kernel of
+// so many rows, keys loaded at once, and features that it serves, but for
+// raw_bytes. Rows of features and of scores are 4 floats longer than they need
+// be.
+static inline LC_ANYWHERE int32_t lc_attention_shared(int32_t rows, int32_t keys, int32_t dim, int32_t terms) {
+	int32_t floats = (rows + keys) * (dim + 4) + rows * (lc_tile + 4) + 6 * rows + terms * rows;
+	return 4 * floats + 8 * (2 * lc_tile + rows + 2 * terms * rows);
+}
+
+// lc_decode_stride is the distance of rows of up to 128 elements of so many
+// bytes in the ring of a decode kernel: an odd number of units of 16 bytes.
+// lc_decode_shared is the bytes of its shared memory.
+static inline LC_ANYWHERE int32_t lc_decode_stride(int32_t bytes) { return 128 * bytes + 16; }
+static inline LC_ANYWHERE int32_t lc_decode_shared(int32_t rows, int32_t bytes) {
+	int32_t tiles = lc_chunk / lc_tile;
+	return 4 * rows * (128 + 4 + lc_chunk + 2 * tiles) + 8 * (lc_chunk + rows * tiles) + 3 * lc_tile * lc_decode_stride(bytes);
+}
+
+// lc_total_floats is the size of the state that a block of an attention kernel
+// keeps in the workspace: outputs, and for each thread the maxima of its rows.
+static inline LC_ANYWHERE int32_t lc_total_floats(int32_t rows, int32_t dim) { return rows * dim + (rows / 8 + 3) / 4 * 4 * 128; }
+
+#define LC_SIZE(type, bytes) typedef char lc_size_of_##type[sizeof(type) == (bytes) ? 1 : -1]
+LC_SIZE(lc_tensor, 48);
+LC_SIZE(lc_scalars, 32);
+LC_SIZE(lc_coded, 152);
+LC_SIZE(lc_sequence, 72);
+LC_SIZE(lc_item, 40);
+LC_SIZE(lc_attention_params, 1304);
+LC_SIZE(lc_merge_params, 256);
+LC_SIZE(lc_rotate_params, 96);
+LC_SIZE(lc_append_params, 152);
+LC_SIZE(lc_copy_params, 80);
+#undef LC_SIZE
+
+#endif

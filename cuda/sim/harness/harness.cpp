@@ -1,0 +1,262 @@
+// Runs kernels on the simulator without Go: what package simtest compiles, as
+// it stands or with a bug planted in the sources.
+//
+//	harness attention          small problems, against the rules of package kernel one key at a time
+//	harness exact < x > y      scalar functions: float32 in, the bits of E, L, T and widened types out
+//
+// It ends with 0, with 1 where bits differ, with 2 where the simulator reports
+// an error.
+#include "attention.cuh"
+#include "merge.cuh"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+KERNEL(attention_64_64, lc_attention_params, attention_threads, 2, (attention<64, 64, 64>(p)))
+KERNEL(attention_16_512, lc_attention_params, attention_threads, 2, (attention<16, 32, 512>(p)))
+KERNEL(attention_merge, lc_attention_params, merge_threads, 1, (merge_parts(p)))
+
+namespace {
+
+// Problem is one sequence and one Term.
+struct Problem {
+	const char *name, *kernel;
+	int rows, dim;    // of the kernel
+	int tokens, keys; // the last token sees the last key
+	int heads, kv_heads, head_dim, value_dim, page_size;
+	bool causal, sink, split;
+	bool special; // values that are not finite where some rows do not see them
+	bool bf16;    // keys and values
+};
+
+const Problem problems[] = {
+	{"causal", "attention_64_64", 64, 64, 90, 200, 2, 1, 24, 40, 0, true, false, false, false, false},
+	{"short", "attention_64_64", 64, 64, 5, 20, 1, 1, 8, 8, 16, true, false, false, false, false},
+	{"special", "attention_64_64", 64, 64, 40, 130, 1, 1, 16, 20, 0, true, false, false, true, false},
+	{"paged", "attention_64_64", 64, 64, 3, 70, 4, 2, 24, 64, 16, true, true, false, false, true},
+	{"chunks", "attention_64_64", 64, 64, 70, 1200, 1, 1, 8, 12, 0, true, true, false, false, false},
+	{"split", "attention_64_64", 64, 64, 2, 1600, 2, 1, 16, 8, 32, true, true, true, false, true},
+	{"late", "attention_64_64", 64, 64, 20, 700, 2, 2, 32, 64, 0, true, false, false, true, true},
+	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false, false},
+};
+
+uint64_t state = 1;
+float normal() { // the sum of four uniforms: enough of a bell
+	float x = 0;
+	for (int i = 0; i < 4; i++) {
+		state = state * 6364136223846793005ull + 1442695040888963407ull;
+		x += (float)(state >> 40) * 0x1p-24f - 0.5f;
+	}
+	return x * 1.7f;
+}
+
+// Array is memory that kernels may touch, and nothing around it.
+template <class T> struct Array {
+	std::vector<T> x;
+	explicit Array(std::vector<T> v) : x(std::move(v)) { sim_allow(x.data(), (long)(x.size() * sizeof(T))); }
+	Array(Array &&) = default;
+	~Array() {
+		if (!x.empty())
+			sim_forbid(x.data());
+	}
+	uint64_t at() const { return (uint64_t)x.data(); }
+};
+
+float poison() { return from_bits(0x7fdeadbe); }
+
+lc_tensor tensor(const Array<float> &a, int64_t row, int64_t slot, int64_t head, int features) {
+	lc_tensor t = {};
+	t.data = a.at(), t.row = row, t.slot = slot, t.head = head, t.dim = 1, t.dtype = lc_f32;
+	t.vector = features % 4 == 0 && t.data % 16 == 0 ? 16 : 1;
+	return t;
+}
+
+struct State {
+	float m = max_start(), l = 0;
+	std::vector<float> o;
+	void merge(const State &b) {
+		Factors f = merge_factors(m, b.m);
+		m = f.top, l = fma_(b.l, f.b, mul_(l, f.a));
+		for (size_t d = 0; d < o.size(); d++)
+			o[d] = fma_(b.o[d], f.b, mul_(o[d], f.a));
+	}
+};
+
+int run(const Problem &q) {
+	int group = q.heads / q.kv_heads, i0 = q.keys - q.tokens, size = q.page_size;
+	int pages = size ? (q.keys + size - 1) / size : 0, slots = size ? pages * size : q.keys;
+	auto random = [](size_t n) {
+		std::vector<float> x(n);
+		for (auto &e : x)
+			e = normal();
+		return x;
+	};
+	Array<float> query(random((size_t)q.tokens * q.heads * q.head_dim));
+	Array<float> key(std::vector<float>((size_t)slots * q.kv_heads * q.head_dim, poison()));
+	Array<float> value(std::vector<float>((size_t)slots * q.kv_heads * q.value_dim, poison()));
+	Array<int32_t> table(std::vector<int32_t>(std::max(pages, 1)));
+	for (int i = 0; i < pages; i++)
+		table.x[i] = (i * 7 + 3) % pages == i ? i : pages - 1 - i;
+	auto row = [&](int j) { return size ? table.x[j / size] * size + j % size : j; };
+	for (int j = 0; j < q.keys; j++)
+		for (int e = 0; e < q.kv_heads * q.head_dim; e++)
+			key.x[(size_t)row(j) * q.kv_heads * q.head_dim + e] = normal();
+	for (int j = 0; j < q.keys; j++)
+		for (int e = 0; e < q.kv_heads * q.value_dim; e++)
+			value.x[(size_t)row(j) * q.kv_heads * q.value_dim + e] = q.special && j % 50 == 49 ? from_bits(0x7f800000) : normal();
+	std::vector<uint16_t> key16, value16;
+	for (auto x : {std::make_pair(&key, &key16), std::make_pair(&value, &value16)})
+		for (auto &e : x.first->x) {
+			x.second->push_back(as_bits(e) >> 16);
+			if (q.bf16)
+				e = from_bits(as_bits(e) & 0xffff0000u);
+		}
+	Array<uint16_t> bf16_key(key16), bf16_value(value16);
+	Array<float> out(std::vector<float>((size_t)q.tokens * q.heads * q.value_dim, poison()));
+	Array<float> lse(std::vector<float>((size_t)q.tokens * q.heads, poison()));
+	Array<float> sink(random(q.heads));
+
+	lc_sequence s = {};
+	s.i0 = i0, s.keys = q.keys, s.queries = q.tokens;
+	Array<lc_sequence> sequences({s});
+	std::vector<lc_range> seen;
+	for (int t = 0; t < q.tokens; t++)
+		seen.push_back({0, q.causal ? i0 + t + 1 : q.keys});
+	Array<lc_range> ranges(seen);
+	float scale = log2_e() / std::sqrt((float)q.head_dim);
+	Array<float> scales(std::vector<float>(q.tokens, scale));
+	std::vector<lc_item> work, merges;
+	std::vector<lc_bounds> extremes;
+	int tokens = q.rows / group, chunks = (q.keys + lc_chunk - 1) / lc_chunk, parts = 0;
+	for (int t0 = 0; t0 < q.tokens; t0 += tokens) {
+		int n = std::min(tokens, q.tokens - t0);
+		extremes.push_back({0, 0, seen[t0].hi, seen[t0 + n - 1].hi});
+		for (int g = 0; g < q.kv_heads; g++) {
+			lc_item it = {0, g, g * group, group, t0, n, 0, chunks, (int)extremes.size() - 1, -1};
+			if (!q.split) {
+				work.push_back(it);
+				continue;
+			}
+			it.part = parts;
+			parts += chunks;
+			merges.push_back(it);
+			for (int c = 0; c < chunks; c++) {
+				it.chunk0 = c, it.chunk1 = c + 1, it.part = merges.back().part + c;
+				work.push_back(it);
+			}
+		}
+	}
+	Array<lc_item> items(work), joined(merges);
+	Array<lc_bounds> bounds(extremes);
+	int grid = std::max(1, (int)work.size() - 1); // so that a block takes two items
+	Array<float> totals(std::vector<float>((size_t)grid * lc_total_floats(q.rows, q.dim), poison()));
+	Array<float> states(std::vector<float>((size_t)std::max(parts, 1) * q.rows * (q.dim + 2), poison()));
+
+	lc_attention_params p = {};
+	p.query = tensor(query, (int64_t)q.heads * q.head_dim, 0, q.head_dim, q.head_dim);
+	int64_t k = (int64_t)q.kv_heads * q.head_dim, v = (int64_t)q.kv_heads * q.value_dim;
+	p.key = tensor(key, size ? k * size : k, k, q.head_dim, q.head_dim);
+	p.value = tensor(value, size ? v * size : v, v, q.value_dim, q.value_dim);
+	int raw = 0;
+	if (q.bf16) {
+		p.key.data = bf16_key.at(), p.value.data = bf16_value.at();
+		p.key.dtype = p.value.dtype = lc_bf16;
+		p.key.vector = q.head_dim % 8 == 0 ? 16 : 1, p.value.vector = q.value_dim % 8 == 0 ? 16 : 1;
+		p.raw_bytes = raw = 64 * 2 * q.dim;
+	}
+	p.out = tensor(out, (int64_t)q.heads * q.value_dim, 0, q.value_dim, q.value_dim);
+	p.lse = {lse.at(), q.heads, 1, q.heads};
+	p.sink_logit = {sink.at(), 1, 0, 1};
+	p.sequences = sequences.at(), p.items = items.at(), p.merges = joined.at(), p.bounds = bounds.at();
+	p.ranges = ranges.at(), p.scales = scales.at(), p.pages = table.at();
+	p.totals = totals.at(), p.parts = states.at();
+	p.item_count = (int)work.size(), p.merge_count = (int)merges.size();
+	p.part_rows = q.rows, p.part_dim = q.dim;
+	p.tokens = q.tokens, p.heads = q.heads, p.kv_heads = q.kv_heads, p.group = group;
+	p.head_dim = q.head_dim, p.value_dim = q.value_dim, p.page_size = size, p.terms = 1;
+	p.scores = q.sink ? lc_sink_logit : 0;
+	int keys = q.rows == 16 ? 32 : 64;
+	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {attention_threads, 1, 1}, lc_attention_shared(q.rows, keys, q.dim, 1) + raw, &p);
+	if (!code && parts)
+		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, 0, &p);
+	if (code) {
+		printf("%s: error %d: %s\n", q.name, code, sim_error());
+		return 2;
+	}
+
+	int bad = 0;
+	auto compare = [&](const char *what, int t, int h, int d, float got, float want) {
+		if (as_bits(got) != as_bits(want) && !(got != got && want != want) && bad++ == 0)
+			printf("%s: %s of token %d, head %d, feature %d is %.9g, want %.9g\n", q.name, what, t, h, d, got, want);
+	};
+	for (int t = 0; t < q.tokens; t++)
+		for (int h = 0; h < q.heads; h++) {
+			int n = seen[t].hi, g = h / group;
+			State total;
+			total.o.assign(q.value_dim, 0.0f);
+			for (int c0 = 0; c0 < n; c0 += lc_chunk) {
+				State part;
+				part.o.assign(q.value_dim, 0.0f);
+				for (int j0 = c0; j0 < std::min(n, c0 + lc_chunk); j0 += lc_tile) {
+					float x[lc_tile], top = part.m;
+					int have = std::min({n, c0 + lc_chunk, j0 + lc_tile}) - j0;
+					for (int j = 0; j < have; j++) {
+						float a = 0;
+						for (int d = 0; d < q.head_dim; d++)
+							a = fma_(key.x[((size_t)row(j0 + j) * q.kv_heads + g) * q.head_dim + d], query.x[((size_t)t * q.heads + h) * q.head_dim + d], a);
+						x[j] = mul_(a, scale), top = max_(top, x[j]);
+					}
+					float f = exp2_exact(sub_(part.m, top));
+					part.m = top, part.l = mul_(part.l, f);
+					for (auto &o : part.o)
+						o = mul_(o, f);
+					for (int j = 0; j < have; j++) {
+						float w = exp2_exact(sub_(x[j], top));
+						part.l = add_(part.l, w);
+						for (int d = 0; d < q.value_dim; d++)
+							part.o[d] = fma_(value.x[((size_t)row(j0 + j) * q.kv_heads + g) * q.value_dim + d], w, part.o[d]);
+					}
+				}
+				total.merge(part);
+			}
+			if (q.sink) {
+				State one;
+				one.m = mul_(sink.x[h], log2_e()), one.l = 1;
+				one.o.assign(q.value_dim, 0.0f);
+				total.merge(one);
+			}
+			size_t at = (size_t)t * q.heads + h;
+			compare("LSE", t, h, 0, lse.x[at], lse_exact(total.m, total.l));
+			for (int d = 0; d < q.value_dim; d++)
+				compare("Out", t, h, d, out.x[at * q.value_dim + d], add_(mul_(total.o[d], div_(1.0f, total.l)), 0.0f));
+		}
+	printf("%s: %d elements differ\n", q.name, bad);
+	return bad != 0;
+}
+
+// exact writes nine words for each float read: E, L, T, and of its low 16 bits
+// F16, BF16, and of its low 8 E4M3 and E5M2, widened; then F16 and BF16, rounded.
+int exact() {
+	for (float x; fread(&x, 4, 1, stdin) == 1;) {
+		uint32_t u = as_bits(x);
+		uint32_t y[9] = {
+			as_bits(exp2_exact(x)), as_bits(log2_exact(x)), as_bits(tanh_exact(x)),
+			as_bits(widen_f16((uint16_t)u)), as_bits(widen_bf16((uint16_t)u)), as_bits(widen_f8e4m3((uint8_t)u)), as_bits(widen_f8e5m2((uint8_t)u)),
+			narrow_f16(x), narrow_bf16(x)};
+		fwrite(y, 4, 9, stdout);
+	}
+	return 0;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+	if (argc > 1 && !strcmp(argv[1], "exact"))
+		return exact();
+	for (auto &q : problems)
+		if (int code = run(q))
+			return code;
+	return 0;
+}
