@@ -47,20 +47,34 @@ func choose(s *kernel.Spec, rows int) shape {
 	panic("cuda: internal error: no kernel for a Spec that was taken")
 }
 
+// decoding returns the kernel for few rows a KV head that reads keys as they are
+// stored, "" where the Spec asks for more than it can, and the rows it serves.
+func decoding(s *kernel.Spec, terms, rows int) (name string, most int) {
+	switch {
+	case terms > 1, s.Codec != kernel.NoCodec, s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE, max(s.HeadDim, s.ValueDim) > 128, rows > 8:
+		return "", 0
+	case rows > 4:
+		return "decode_8", 8
+	}
+	return "decode_4", 4
+}
+
 // attention is the kernel for a Spec.
 type attention struct {
-	b      *Backend
-	spec   kernel.Spec
-	batch  *kernel.Batch // of the last Plan
-	shape  shape
-	params *C.lc_attention_params // by itself: cgo wants no Go pointers beside it
-	grid   int
-	shared int
-	plan   plan
-	tables buffer
-	space  buffer
-	busy   atomic.Bool
-	closed bool
+	b            *Backend
+	spec         kernel.Spec
+	batch        *kernel.Batch // of the last Plan
+	shape        shape
+	params       *C.lc_attention_params // by itself: cgo wants no Go pointers beside it
+	grid         int
+	shared       int
+	decode       string // kernel that may take the place of shape's
+	decodeShared int
+	plan         plan
+	tables       buffer
+	space        buffer
+	busy         atomic.Bool
+	closed       bool
 }
 
 // Attention returns the kernel for s, or a *kernel.UnsupportedError. The Fast
@@ -135,7 +149,11 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	a.shape = choose(&a.spec, rows)
 	a.shared = a.shape.sharedBytes(&a.spec)
 	slots := a.b.dev.multiprocessors() * max(1, min(2, a.b.dev.sharedBytes()/a.shared))
-	a.plan.lower(&a.spec, b, &a.shape, slots)
+	a.decode, a.decodeShared = "", 0
+	if name, most := decoding(&a.spec, len(b.Terms), rows); name != "" {
+		a.decode, a.decodeShared = name, int(C.lc_decode_shared(C.int32_t(most), C.int32_t(a.spec.KVDType.Size())))
+	}
+	a.plan.lower(&a.spec, b, &a.shape, slots, a.decode != "")
 	a.grid = min(slots, len(a.plan.items))
 	if err := a.upload(); err != nil {
 		return err
@@ -208,9 +226,6 @@ func (a *attention) Run(args *kernel.Args) error {
 		&args.Slopes, &args.RelBias, &args.PrefixBias, &args.SinkLogit); err != nil {
 		return err
 	}
-	if len(a.plan.items) == 0 {
-		return nil
-	}
 	p := a.params
 	setTensor(&p.query, &args.Query)
 	setTensor(&p.key, &args.Key)
@@ -225,11 +240,17 @@ func (a *attention) Run(args *kernel.Args) error {
 	setScalars(&p.rel_bias, &args.RelBias)
 	setScalars(&p.prefix_bias, &args.PrefixBias)
 	setScalars(&p.sink_logit, &args.SinkLogit)
-	if err := a.b.dev.launch(a.shape.name, a.grid, blockThreads, a.shared, unsafe.Pointer(p), unsafe.Sizeof(*p)); err != nil {
-		return a.explain(err)
+	name, grid, shared := a.shape.name, a.grid, a.shared
+	if a.decode != "" && p.key.vector == 16 && p.value.vector == 16 {
+		name, grid, shared = a.decode, len(a.plan.items), a.decodeShared
+	}
+	if grid > 0 {
+		if err := a.b.dev.launch(name, grid, blockThreads, shared, unsafe.Pointer(p)); err != nil {
+			return a.explain(err)
+		}
 	}
 	if n := len(a.plan.merges); n > 0 {
-		if err := a.b.dev.launch("attention_merge", n*a.shape.rows, blockThreads, 0, unsafe.Pointer(p), unsafe.Sizeof(*p)); err != nil {
+		if err := a.b.dev.launch("attention_merge", n*a.shape.rows, blockThreads, 0, unsafe.Pointer(p)); err != nil {
 			return a.explain(err)
 		}
 	}

@@ -23,8 +23,15 @@ type engine interface {
 	clear(addr uint64, bytes int64) error
 	copyIn(dst uint64, src []byte) error // src may change when it returns
 	copyOut(dst []byte, src uint64) error
-	launch(kernel string, grid, block, shared int, params unsafe.Pointer, bytes uintptr) error
+	launch(kernel string, grid, block, shared int, params unsafe.Pointer) error
 	wait() error
+	capture(record func() error) (graph, error)
+	close() error
+}
+
+// graph is what an engine has recorded.
+type graph interface {
+	launch() error
 	close() error
 }
 
@@ -54,6 +61,29 @@ func (b *Backend) Close() error { return errors.Join(b.scratch.Close(), b.dev.cl
 
 // Wait waits until all that was asked for is done.
 func (b *Backend) Wait() error { return b.dev.wait() }
+
+// Graph is a recorded sequence of Runs, to be launched as one. It holds the
+// addresses and counts that they had: the tensors must still be there when it is
+// launched, and after a new Plan of one of its kernels it is stale.
+type Graph struct{ g graph }
+
+// Capture records what record asks of this backend, and does not run it: Run of
+// planned kernels and Merge. What has to copy tables to the device (Plan,
+// AppendKV, CopyPages, Rotate) cannot be recorded and returns an error. Nothing
+// else may use the backend meanwhile.
+func (b *Backend) Capture(record func() error) (*Graph, error) {
+	g, err := b.dev.capture(record)
+	if err != nil {
+		return nil, fmt.Errorf("cuda: capture: %w", err)
+	}
+	return &Graph{g}, nil
+}
+
+// Launch runs the graph after all that was asked of the backend before.
+func (g *Graph) Launch() error { return g.g.launch() }
+
+// Close frees the graph.
+func (g *Graph) Close() error { return g.g.close() }
 
 // buffer is memory of the device.
 type buffer struct {
@@ -157,7 +187,6 @@ func notYet(operation string) error {
 	return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{operation + ": no kernel in this version; use package cpu"}}
 }
 
-func (*Backend) CopyPages(*kernel.CopyArgs) error        { return notYet("CopyPages") }
 func (*Backend) EncodePages(*kernel.EncodeArgs) error    { return notYet("EncodePages") }
 func (*Backend) PageBounds(*kernel.PageBoundsArgs) error { return notYet("PageBounds") }
 func (*Backend) PageScores(*kernel.PageScoresArgs) error { return notYet("PageScores") }

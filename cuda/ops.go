@@ -68,7 +68,7 @@ func (b *Backend) AppendKV(a *kernel.AppendArgs) error {
 			p.slots = C.uint64_t(at[0])
 			p.tokens, p.heads, p.features = C.int32_t(len(a.Slots)), C.int32_t(x.rows.Shape[1]), C.int32_t(x.rows.Shape[2])
 			p.page_size = C.int32_t(x.cache.Shape[1])
-			if err := b.op("append_rows_256", x.rows.Len(), unsafe.Pointer(&p), unsafe.Sizeof(p)); err != nil {
+			if err := b.op("append_rows_256", x.rows.Len(), unsafe.Pointer(&p)); err != nil {
 				return err
 			}
 		}
@@ -76,12 +76,34 @@ func (b *Backend) AppendKV(a *kernel.AppendArgs) error {
 	}, bytesOf(a.Slots))
 }
 
+// CopyPages copies pages bit for bit.
+func (b *Backend) CopyPages(a *kernel.CopyArgs) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	if err := b.onDevice(&a.Cache); err != nil {
+		return err
+	}
+	if len(a.Src) == 0 {
+		return nil
+	}
+	return b.withTables(func(at []uint64) error {
+		var p C.lc_copy_params
+		c := &a.Cache
+		setTensor(&p.cache, c)
+		p.src, p.dst = C.uint64_t(at[0]), C.uint64_t(at[1])
+		p.pages, p.slots, p.heads, p.features = C.int32_t(len(a.Src)), C.int32_t(c.Shape[1]), C.int32_t(c.Shape[2]), C.int32_t(c.Shape[3])
+		n := int64(len(a.Src)) * c.Shape[1] * c.Shape[2] * c.Shape[3]
+		return b.op("copy_pages_256", n, unsafe.Pointer(&p))
+	}, bytesOf(a.Src), bytesOf(a.Dst))
+}
+
 // op launches an operation on n elements.
-func (b *Backend) op(name string, n int64, params unsafe.Pointer, bytes uintptr) error {
+func (b *Backend) op(name string, n int64, params unsafe.Pointer) error {
 	if n == 0 {
 		return nil
 	}
-	if err := b.dev.launch(name, blocksFor(n, opThreads), opThreads, 0, params, bytes); err != nil {
+	if err := b.dev.launch(name, blocksFor(n, opThreads), opThreads, 0, params); err != nil {
 		return fmt.Errorf("cuda: %s of %d elements: %w", name, n, err)
 	}
 	return nil
@@ -118,7 +140,7 @@ func (b *Backend) Rotate(a *kernel.RotateArgs) error {
 		if a.Inverse {
 			p.inverse = 1
 		}
-		return b.op("rotate_rows_256", int64(len(a.Rows))*a.X.Shape[1]*int64(half), unsafe.Pointer(&p), unsafe.Sizeof(p))
+		return b.op("rotate_rows_256", int64(len(a.Rows))*a.X.Shape[1]*int64(half), unsafe.Pointer(&p))
 	}, bytesOf(a.Rows), bytesOf(cos), bytesOf(sin))
 }
 
@@ -143,7 +165,7 @@ func (b *Backend) Merge(a *kernel.MergeArgs) error {
 	if rows == 0 {
 		return nil
 	}
-	if err := b.dev.launch("merge_states_128", blocksFor(rows, 1), blockThreads, 0, unsafe.Pointer(&p), unsafe.Sizeof(p)); err != nil {
+	if err := b.dev.launch("merge_states_128", blocksFor(rows, 1), blockThreads, 0, unsafe.Pointer(&p)); err != nil {
 		return fmt.Errorf("cuda: merge of %v: %w", &a.Out, err)
 	}
 	return nil

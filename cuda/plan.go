@@ -56,7 +56,8 @@ const (
 var noKeys = C.lc_range{lo: math.MaxInt32, hi: 0}
 
 // lower makes the tables for blocks of a shape, of which slots run at a time.
-func (t *plan) lower(s *kernel.Spec, b *kernel.Batch, x *shape, slots int) {
+// With parts, every item leaves the states of its chunks to be merged.
+func (t *plan) lower(s *kernel.Spec, b *kernel.Batch, x *shape, slots int, parts bool) {
 	t.spec, t.batch = s, b
 	for i := range b.Terms {
 		t.variant[i] = i
@@ -69,7 +70,7 @@ func (t *plan) lower(s *kernel.Spec, b *kernel.Batch, x *shape, slots int) {
 	}
 	t.lowerSequences()
 	t.lowerRanges()
-	t.lowerItems(x, slots)
+	t.lowerItems(x, slots, parts)
 	t.lowerPages()
 	t.pack()
 }
@@ -136,7 +137,7 @@ func (t *plan) lowerRanges() {
 // lowerItems cuts the rows into blocks, and the keys of a block into runs of
 // chunks where there are too few blocks for the device. The most costly come
 // first.
-func (t *plan) lowerItems(x *shape, slots int) {
+func (t *plan) lowerItems(x *shape, slots int, parts bool) {
 	s, b := t.spec, t.batch
 	heads := min(s.Group(), x.rows)
 	tokens := x.rows / heads
@@ -164,9 +165,12 @@ func (t *plan) lowerItems(x *shape, slots int) {
 	if count < 2*slots { // 4 items a slot, so that the last ones end together
 		run = C.int32_t(max(1, chunks/int64(4*slots)))
 	}
+	if parts {
+		run = C.int32_t(max(1, min(int64(run), chunks/int64(8*slots))))
+	}
 	t.bounds = t.bounds[:0]
 	blocks(func(it C.lc_item) {
-		if it.chunk1-it.chunk0 <= run {
+		if it.chunk1-it.chunk0 <= run && !parts {
 			t.items = append(t.items, it)
 			return
 		}

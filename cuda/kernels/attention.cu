@@ -1,4 +1,5 @@
 #include "attention.cuh"
+#include "decode.cuh"
 #include "merge.cuh"
 
 // Rows of a block, and the features up to which it serves.
@@ -7,4 +8,6 @@ KERNEL(attention_64_128, lc_attention_params, attention_threads, 2, (attention<6
 KERNEL(attention_32_256, lc_attention_params, attention_threads, 2, (attention<32, 64, 256>(p)))
 KERNEL(attention_16_512, lc_attention_params, attention_threads, 2, (attention<16, 32, 512>(p)))
 KERNEL(attention_16_128, lc_attention_params, attention_threads, 2, (attention<16, 64, 128>(p)))
+KERNEL(decode_4, lc_attention_params, decode_threads, 2, (decode<4>(p)))
+KERNEL(decode_8, lc_attention_params, decode_threads, 2, (decode<8>(p)))
 KERNEL(attention_merge, lc_attention_params, merge_threads, 1, (merge_parts(p)))

@@ -1,4 +1,4 @@
-// What fills a paged cache.
+// What fills and copies pages of a cache.
 #pragma once
 
 #include "tensor.cuh"
@@ -20,5 +20,21 @@ DEV void append_rows(const lc_append_params &p, int threads) {
 			u = narrow(p.cache.dtype, x);
 		}
 		store_bits(p.cache, slot / p.page_size * p.cache.row + slot % p.page_size * p.cache.slot + h * p.cache.head + d * p.cache.dim, u);
+	}
+}
+
+// copy_pages copies pages bit for bit, an element or 16 bytes a thread.
+DEV void copy_pages(const lc_copy_params &p, int threads) {
+	int bytes = element_bytes(p.cache.dtype), units = p.cache.vector == 16 ? p.features * bytes / 16 : p.features;
+	int64_t n = (int64_t)p.pages * p.slots * p.heads * units;
+	for (int64_t i = (int64_t)block_index() * threads + thread_index(); i < n; i += (int64_t)grid_size() * threads) {
+		int64_t u = i % units, h = i / units % p.heads, slot = i / units / p.heads % p.slots, k = i / units / p.heads / p.slots;
+		int64_t at = slot * p.cache.slot + h * p.cache.head;
+		int64_t from = load_const((const int32_t *)p.src + k) * p.cache.row + at, to = load_const((const int32_t *)p.dst + k) * p.cache.row + at;
+		char *base = (char *)p.cache.data;
+		if (p.cache.vector == 16)
+			store_global((uint4 *)(base + to * bytes) + u, load_global((const uint4 *)(base + from * bytes) + u));
+		else
+			store_bits(p.cache, to + u * p.cache.dim, load_bits<false>(p.cache, from + u * p.cache.dim));
 	}
 }

@@ -153,6 +153,13 @@ typedef struct {
 	int32_t tokens, heads, features, page_size;
 } lc_append_params;
 
+// lc_copy_params copies pages: kernel.CopyArgs.
+typedef struct {
+	lc_tensor cache;
+	uint64_t src, dst; // int32 [pages]
+	int32_t pages, slots, heads, features;
+} lc_copy_params;
+
 // lc_attention_shared is the bytes of shared memory of an attention kernel of
 // so many rows, keys loaded at once, and features that it serves, but for
 // raw_bytes. Rows of features and of scores are 4 floats longer than they need
@@ -160,6 +167,15 @@ typedef struct {
 static inline LC_ANYWHERE int32_t lc_attention_shared(int32_t rows, int32_t keys, int32_t dim, int32_t terms) {
 	int32_t floats = (rows + keys) * (dim + 4) + rows * (lc_tile + 4) + 6 * rows + terms * rows;
 	return 4 * floats + 8 * (2 * lc_tile + rows + 2 * terms * rows);
+}
+
+// lc_decode_stride is the distance of rows of up to 128 elements of so many
+// bytes in the ring of a decode kernel: an odd number of units of 16 bytes.
+// lc_decode_shared is the bytes of its shared memory.
+static inline LC_ANYWHERE int32_t lc_decode_stride(int32_t bytes) { return 128 * bytes + 16; }
+static inline LC_ANYWHERE int32_t lc_decode_shared(int32_t rows, int32_t bytes) {
+	int32_t tiles = lc_chunk / lc_tile;
+	return 4 * rows * (128 + 4 + lc_chunk + 2 * tiles) + 8 * (lc_chunk + rows * tiles) + 3 * lc_tile * lc_decode_stride(bytes);
 }
 
 // lc_total_floats is the size of the state that a block of an attention kernel
@@ -176,6 +192,7 @@ LC_SIZE(lc_attention_params, 1304);
 LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);
+LC_SIZE(lc_copy_params, 80);
 #undef LC_SIZE
 
 #endif

@@ -68,6 +68,7 @@ template <class T> DEV void store_global(T *p, T x) { sim::global(p, sizeof(T));
 DEV void copy_async(void *to, const void *from) { sim::copy_async(to, from, 16, 16); }
 DEV void copy_commit() { sim::copy_commit(); }
 DEV void copy_wait() { sim::copy_wait(0); }
+template <int N> DEV void copy_wait_but() { sim::copy_wait(N); } // the last N groups may still be on their way
 
 DEV float widen_f16(uint16_t h) {
 	uint32_t sign = (uint32_t)(h & 0x8000) << 16, exp = h >> 10 & 0x1f, frac = h & 0x3ff;
@@ -140,6 +141,7 @@ DEV void copy_async(void *to, const void *from) {
 }
 DEV void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 DEV void copy_wait() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+template <int N> DEV void copy_wait_but() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 DEV float widen_f16(uint16_t h) {
 	float x;
