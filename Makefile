@@ -3,7 +3,7 @@
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go
+.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go cuda-test
 
 all: lint test
 
@@ -70,3 +70,12 @@ cuda-go: build/lib/libcuda.a
 	$(GO) vet -tags cuda ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags cuda ./cuda/... ./backend/...
 	$(GO) test -tags cuda ./cuda/... ./backend/...
+
+# Runs the packages with the tag on the simulated driver: kernels and all, on a
+# machine without a device. It needs a C++ compiler.
+cuda-test: export CGO_CFLAGS = $(CUDA_CFLAGS)
+cuda-test: export CGO_LDFLAGS = $(CUDA_LDFLAGS)
+cuda-test: export LD_LIBRARY_PATH = $(CURDIR)/build/sim
+cuda-test: build/lib/libcuda.a
+	cmake -S . -B build && cmake --build build --target sim --parallel 2
+	$(GO) test -tags cuda ./cuda/...

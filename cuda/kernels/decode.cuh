@@ -235,9 +235,8 @@ template <int R> struct Decode {
 		int64_t left = load_const(&seq->keys) - first;
 		keys = left < lc_chunk ? (int)left : (int)lc_chunk;
 		int tiles = (keys + lc_tile - 1) / lc_tile;
-		sync(); // what the chunk before has read
 		look();
-		sync();
+		sync(); // the places are there, and the chunk before is done
 		fetch(0);
 		fetch(1);
 		for (int n = 0; n < tiles; n++) {
@@ -268,7 +267,6 @@ template <int R> struct Decode {
 		item = it;
 		seq = (const lc_sequence *)p.sequences + load_const(&it->sequence);
 		rows = load_const(&it->tokens) * load_const(&it->heads);
-		sync(); // what the item before has read
 		load_queries();
 		int chunk0 = load_const(&it->chunk0), chunk1 = load_const(&it->chunk1);
 		int64_t size = (int64_t)p.part_rows * (p.part_dim + 2);

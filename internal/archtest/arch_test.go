@@ -31,8 +31,9 @@ var allowed = map[string][]string{
 	"cuda":              {"kernel", "tensor", "cuda/internal/driver"},
 	"backend":           {"kernel", "cpu", "cuda"},
 
-	"cuda/internal/driver":  {"gorgonia.org/cu"},
-	"cuda/internal/stubgen": {},
+	"cuda/internal/driver":    {"gorgonia.org/cu"},
+	"cuda/internal/stubgen":   {},
+	"cuda/internal/simdriver": {},
 
 	"cpu/internal/vec/asmgen/amd64": {},
 	"cpu/internal/vec/asmgen/arm64": {"kernel"},

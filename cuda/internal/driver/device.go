@@ -136,16 +136,22 @@ func (d *Device) Close() error {
 		return nil
 	}
 	d.closed = true
-	var pool error
-	if d.pool != nil {
-		pool = d.try("cuMemPoolDestroy", func() C.int { return C.lc_pool_destroy(d.ctx, d.pool) })
-		d.pool = nil
-	}
+	pool := d.closePool()
 	// Of a lost device too: the context is counted by the process.
 	if c := cuRelease(d.id); c != 0 && d.lost.Load() == nil {
 		return errors.Join(pool, newError("cuDevicePrimaryCtxRelease", Code(c), "", d.Name))
 	}
 	return pool
+}
+
+// closePool gives the pool back; d.mu is held.
+func (d *Device) closePool() error {
+	pool := d.pool
+	if pool == nil {
+		return nil
+	}
+	d.pool = nil
+	return d.try("cuMemPoolDestroy", func() C.int { return C.lc_pool_destroy(d.ctx, pool) })
 }
 
 // Lost is the error that lost the device, or nil.

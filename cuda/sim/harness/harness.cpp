@@ -7,6 +7,7 @@
 // It ends with 0, with 1 where bits differ, with 2 where the simulator reports
 // an error.
 #include "attention.cuh"
+#include "decode.cuh"
 #include "merge.cuh"
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 
 KERNEL(attention_64_64, lc_attention_params, attention_threads, 2, (attention<64, 64, 64>(p)))
 KERNEL(attention_16_512, lc_attention_params, attention_threads, 2, (attention<16, 32, 512>(p)))
+KERNEL(decode_4, lc_attention_params, decode_threads, 2, (decode<4>(p)))
 KERNEL(attention_merge, lc_attention_params, merge_threads, 1, (merge_parts(p)))
 
 namespace {
@@ -39,6 +41,7 @@ const Problem problems[] = {
 	{"chunks", "attention_64_64", 64, 64, 70, 1200, 1, 1, 8, 12, 0, true, true, false, false, false},
 	{"split", "attention_64_64", 64, 64, 2, 1600, 2, 1, 16, 8, 32, true, true, true, false, true},
 	{"late", "attention_64_64", 64, 64, 20, 700, 2, 2, 32, 64, 0, true, false, false, true, true},
+	{"decode", "decode_4", 16, 128, 2, 700, 2, 1, 32, 64, 16, true, true, true, true, true},
 	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false, false},
 };
 
@@ -129,7 +132,7 @@ int run(const Problem &q) {
 	Array<float> scales(std::vector<float>(q.tokens, scale));
 	std::vector<lc_item> work, merges;
 	std::vector<lc_bounds> extremes;
-	int tokens = q.rows / group, chunks = (q.keys + lc_chunk - 1) / lc_chunk, parts = 0;
+	int tokens = std::min(q.rows / group, q.dim == 128 ? 4 / group : q.rows), chunks = (q.keys + lc_chunk - 1) / lc_chunk, parts = 0;
 	for (int t0 = 0; t0 < q.tokens; t0 += tokens) {
 		int n = std::min(tokens, q.tokens - t0);
 		extremes.push_back({0, 0, seen[t0].hi, seen[t0 + n - 1].hi});
@@ -178,7 +181,10 @@ int run(const Problem &q) {
 	p.head_dim = q.head_dim, p.value_dim = q.value_dim, p.page_size = size, p.terms = 1;
 	p.scores = q.sink ? lc_sink_logit : 0;
 	int keys = q.rows == 16 ? 32 : 64;
-	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {attention_threads, 1, 1}, lc_attention_shared(q.rows, keys, q.dim, 1) + raw, &p);
+	int shared = lc_attention_shared(q.rows, keys, q.dim, 1) + raw;
+	if (q.dim == 128)
+		shared = lc_decode_shared(4, 2);
+	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {attention_threads, 1, 1}, shared, &p);
 	if (!code && parts)
 		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, 0, &p);
 	if (code) {
