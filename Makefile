@@ -3,7 +3,7 @@
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go cuda-test
+.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go cuda cuda-fresh cuda-test
 
 all: lint test
 
@@ -69,7 +69,7 @@ cuda-go: build/lib/libcuda.a
 	$(GO) build -tags cuda ./...
 	$(GO) vet -tags cuda ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags cuda ./cuda/... ./backend/...
-	$(GO) test -tags cuda ./cuda/... ./backend/...
+	$(GO) test -count=1 -tags cuda ./cuda/... ./backend/...
 
 # Runs the packages with the tag on the simulated driver: kernels and all, on a
 # machine without a device. It needs a C++ compiler.
@@ -78,4 +78,21 @@ cuda-test: export CGO_LDFLAGS = $(CUDA_LDFLAGS)
 cuda-test: export LD_LIBRARY_PATH = $(CURDIR)/build/sim
 cuda-test: build/lib/libcuda.a
 	cmake -S . -B build && cmake --build build --target sim --parallel 2
-	$(GO) test -tags cuda ./cuda/...
+	$(GO) test -count=1 -tags cuda ./cuda/... # a cached result knows nothing of the driver it ran on
+
+# Compiles the kernels of package cuda and writes their images, which are
+# committed. .ci/cuda-tools installs the compiler that CI compares with.
+CUDA_TOOLS = $(CURDIR)/build/cuda-tools/cuda13
+
+cuda:
+	.ci/cuda-tools
+	cmake -S . -B build/kernels -DCUDA_HOME=$(CUDA_TOOLS)
+	cmake --build build/kernels --target kernels --parallel 2
+
+# Compiles them elsewhere and compares.
+cuda-fresh:
+	.ci/cuda-tools
+	rm -rf build/fresh
+	cmake -S . -B build/fresh -DCUDA_HOME=$(CUDA_TOOLS) -DKERNELS_OUT=$(CURDIR)/build/fresh/bin
+	cmake --build build/fresh --target kernels --parallel 2
+	diff -r build/fresh/bin cuda/kernels/bin

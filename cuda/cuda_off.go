@@ -9,5 +9,5 @@ type Backend struct{ kernel.Backend }
 
 // Open returns the backend of a device, or an *UnavailableError.
 func Open(device int) (*Backend, error) {
-	return nil, &UnavailableError{device, "built without tag cuda or without cgo; use package cpu"}
+	return nil, &UnavailableError{Device: device, Reason: "built without tag cuda or without cgo; use package cpu"}
 }

@@ -17,11 +17,15 @@ import (
 type UnavailableError struct {
 	Device int
 	Reason string
+	Err    error // of the driver; nil where there is none in the program
 }
 
 func (e *UnavailableError) Error() string {
 	return fmt.Sprintf("cuda: device %d: %s", e.Device, e.Reason)
 }
+
+// Unwrap returns Err.
+func (e *UnavailableError) Unwrap() error { return e.Err }
 
 // Is reports whether target is errors.ErrUnsupported.
 func (e *UnavailableError) Is(target error) bool { return target == errors.ErrUnsupported }

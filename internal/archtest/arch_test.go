@@ -28,12 +28,15 @@ var allowed = map[string][]string{
 	"cpu":               {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":  {"kernel", "tensor", "golang.org/x/sys/cpu"},
 	"cpu/roof":          {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
-	"cuda":              {"kernel", "tensor", "cuda/internal/driver"},
+	"cuda":              {"kernel", "tensor", "cuda/internal/driver", "cuda/internal/fatbin"},
 	"backend":           {"kernel", "cpu", "cuda"},
 
 	"cuda/internal/driver":    {"gorgonia.org/cu"},
 	"cuda/internal/stubgen":   {},
 	"cuda/internal/simdriver": {},
+
+	"cuda/internal/fatbin":       {},
+	"cuda/internal/fatbin/build": {"cuda/internal/fatbin"},
 
 	"cpu/internal/vec/asmgen/amd64": {},
 	"cpu/internal/vec/asmgen/arm64": {"kernel"},

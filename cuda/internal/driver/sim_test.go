@@ -248,6 +248,21 @@ func TestNoAllocations(t *testing.T) {
 	ok(t, s.Sync())
 }
 
+// On the simulated driver this is the cost of the way there: cgo, the context,
+// and a queue.
+func BenchmarkLaunch(b *testing.B) {
+	d := open(b)
+	s, f := stream(b, d), fill(b, d)
+	p := alloc(b, d, 4)
+	params := fillParams{out: uint64(p)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Launch(f, one, Dim{32, 1, 1}, 0, unsafe.Pointer(&params)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestCopies(t *testing.T) {
 	d := open(t)
 	s := stream(t, d)
