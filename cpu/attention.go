@@ -52,8 +52,8 @@ type mode uint8
 const (
 	wholeBlocks mode = iota
 	chunksOfBlock
-	queryGradients
-	keyGradients
+	startGradients
+	spanGradients
 	columnStats
 )
 
@@ -133,8 +133,8 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	if headRows(&a.spec) > 0 {
 		a.heads.list(&a.spec, b, a.pool.workers)
 	}
-	if n := b.Tokens() * a.spec.Heads; a.spec.Backward && len(a.grads.delta) < n {
-		a.grads.delta = make([]float32, n)
+	if a.spec.Backward {
+		a.grads.grow(&a.spec, b, a.heads.items(&a.spec))
 	}
 	a.batch = b
 	return nil
@@ -254,10 +254,10 @@ func (a *attention) item(slot int, i int64) {
 	case chunksOfBlock:
 		sc.prepare(a, &a.blocks[a.current])
 		sc.chunk(a, a.first+i, &a.parts[i])
-	case queryGradients:
-		sc.queryGradients(a, int(i))
-	case keyGradients:
-		sc.keyGradients(a, i)
+	case startGradients:
+		sc.startGradients(a, &a.heads.blocks[i])
+	case spanGradients:
+		sc.spanGradients(a, i)
 	case columnStats:
 		sc.columnStats(a, i)
 	}

@@ -2,21 +2,55 @@ package cpu
 
 import (
 	"fmt"
+	"runtime"
+	"sync/atomic"
 
 	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
 )
 
 // The backward of attention (Dao et al., "FlashAttention-2", arXiv 2307.08691,
-// algorithm 2) in two passes that both compute the weights again from LSE: one
-// over blocks of rows for dQ, one over tiles of keys for dK and dV. Each sum
-// then has one owner and one order, at the price of a second q·kᵀ.
+// algorithm 2) in one pass over spans of keys, with five products for a block
+// and a tile. The worker of a span alone adds to its dK and dV. To dQ the spans
+// of a KV head add in the order of their keys: each follows the one before it
+// from block to block. So each sum has one order, whoever computes it.
 
 // gradArgs is kernel.BackwardArgs made ready.
 type gradArgs struct {
 	out, dout, dquery, dkey, dvalue reader
 	lse, dlse                       scalars
 	delta                           []float32 // [tokens][Heads] Σ dO·O − dLSE
+
+	// dQ of each term so far: of the first in dquery, of the others in memory
+	sums   [kernel.MaxTerms]reader
+	memory []float32      // [terms−1][tokens][Heads][HeadDim]
+	done   []atomic.Int32 // [items] blocks that a span has added to
+}
+
+// grow makes room for the tokens and items of a batch.
+func (g *gradArgs) grow(s *kernel.Spec, b *kernel.Batch, items int64) {
+	n := b.Tokens() * s.Heads
+	if len(g.delta) < n {
+		g.delta = make([]float32, n)
+	}
+	if n *= (len(b.Terms) - 1) * s.HeadDim; len(g.memory) < n {
+		g.memory = make([]float32, n)
+	}
+	if int64(len(g.done)) < items {
+		g.done = make([]atomic.Int32, items)
+	}
+}
+
+// start makes the sums of a batch with so many tokens ready.
+func (g *gradArgs) start(s *kernel.Spec, tokens, terms int) {
+	for i := range g.done {
+		g.done[i].Store(0)
+	}
+	g.sums[0] = g.dquery
+	row := int64(s.Heads * s.HeadDim)
+	for i := 1; i < terms; i++ {
+		g.sums[i] = reader{f32: g.memory, offset: int64(i-1) * int64(tokens) * row, row: row, head: int64(s.HeadDim), dim: 1, n: s.HeadDim}
+	}
 }
 
 // gradScratch is what backward needs beyond forward.
@@ -30,6 +64,9 @@ type gradScratch struct {
 	part  []float32 // [rows][tile] g of one term
 	dq    []float32 // [terms][rows][ld] in each term's rotation
 	row   []float32 // [max dim]
+
+	finite    [kernel.MaxTerms]bool // whether the queries of a variant are
+	finiteOut bool                  // whether dout is
 
 	out, doutColumns []float32 // [ValueDim][vec.Lanes]
 }
@@ -49,7 +86,7 @@ func newGradScratch(s *kernel.Spec) gradScratch {
 	return g
 }
 
-// Backward computes dQuery, then dKey and dValue.
+// Backward computes delta, then the gradients.
 func (a *attention) Backward(args *kernel.BackwardArgs) error {
 	if !a.spec.Backward {
 		return &kernel.UnsupportedError{Backend: "cpu", Reasons: []string{"Backward of a kernel without Spec.Backward"}}
@@ -80,9 +117,10 @@ func (a *attention) Backward(args *kernel.BackwardArgs) error {
 	for _, sc := range a.scratch {
 		sc.blk = nil
 	}
-	a.mode = queryGradients
+	g.start(&a.spec, a.batch.Tokens(), len(a.batch.Terms))
+	a.mode = startGradients
 	a.pool.do(&a.job, a, int64(len(a.heads.blocks)))
-	a.mode = keyGradients
+	a.mode = spanGradients
 	a.pool.do(&a.job, a, a.heads.items(&a.spec))
 	return nil
 }
@@ -102,27 +140,43 @@ func (a *attention) ownRows() error {
 	return nil
 }
 
-// prepareGrad is prepare, in rows, with what the gradients need. The first
-// pass finds delta.
-func (sc *scratch) prepareGrad(a *attention, b *block, findDelta bool) {
-	if sc.blk == b {
-		return
-	}
-	sc.setBlock(a, b, false)
-	sc.loadQueries(a)
-	g, head := &sc.grad, int(b.head)
-	start := int64(a.batch.QueryStart[b.seq]) + int64(b.t0)
+// startGradients computes delta and clears dQ of one block.
+func (sc *scratch) startGradients(a *attention, b *block) {
+	g, start, head := &sc.grad, int64(a.batch.QueryStart[b.seq])+int64(b.t0), int(b.head)
+	sc.rows = int(b.n)
 	for r := range sc.rows {
 		a.grads.dout.loadRow(g.dout[r*sc.vld:], start+int64(r), head)
 	}
-	if findDelta {
-		sc.findDelta(a, start, head)
+	sc.findDelta(a, start, head)
+	clear(g.row)
+	for term := range a.batch.Terms {
+		for r := range sc.rows {
+			a.grads.sums[term].storeRow(g.row, start+int64(r), head)
+		}
 	}
+}
+
+// loadGradients loads the rows of the current block.
+func (sc *scratch) loadGradients(a *attention) {
+	sc.loadQueries(a)
+	g, start, head := &sc.grad, sc.start(a), int(sc.blk.head)
 	for r := range sc.rows {
 		t := start + int64(r)
+		a.grads.dout.loadRow(g.dout[r*sc.vld:], t, head)
 		g.delta[r] = a.grads.delta[int(t)*a.spec.Heads+head]
 		g.lse[r] = *a.grads.lse.at(t, int64(head)) * kernel.Log2E
 	}
+	for v := range a.batch.Terms {
+		if a.variant[v] == v {
+			g.finite[v] = vec.Finite(sc.queries(a, v, 0)[:sc.rows*sc.ld])
+		}
+	}
+	g.finiteOut = vec.Finite(g.dout[:sc.rows*sc.vld])
+}
+
+// start is the first token of the current block in the batch.
+func (sc *scratch) start(a *attention) int64 {
+	return int64(a.batch.QueryStart[sc.blk.seq]) + int64(sc.blk.t0)
 }
 
 // findDelta computes delta of the block's rows, 32 side by side.
@@ -210,46 +264,10 @@ func (sc *scratch) ofTerm(a *attention, term int) []float32 {
 	return part
 }
 
-// queryGradients computes dQuery of one block.
-func (sc *scratch) queryGradients(a *attention, i int) {
-	sc.prepareGrad(a, &a.heads.blocks[i], true)
-	g, dim := &sc.grad, a.spec.HeadDim
-	size := sc.rows * sc.ld
-	clear(g.dq[:a.spec.Terms*size])
-	for j0 := sc.chunk0 * kernel.ChunkSize; j0 < min(sc.chunk1*kernel.ChunkSize, sc.seq.keys); j0 += tile {
-		sc.setTile(0, j0, int(min(tile, sc.seq.keys-j0)))
-		if !sc.weights(a) {
-			continue
-		}
-		for term := range a.batch.Terms {
-			if words := sc.words(term)[:sc.rows]; anySet(words) {
-				k := vec.Matrix{X: sc.keys(a, a.variant[term]), Row: sc.ld}
-				sc.addRows(a, vec.Matrix{X: g.dq[term*size:], Row: sc.ld}, sc.ofTerm(a, term), k, dim, words)
-			}
-		}
-	}
-	start := int64(a.batch.QueryStart[sc.blk.seq])
-	for r := range sc.rows {
-		t, head := sc.row(a, r)
-		p := sc.queryPosition(a, t)
-		sum := g.row[:dim]
-		clear(sum)
-		for term := range a.batch.Terms {
-			dq := g.dq[term*size+r*sc.ld:][:dim]
-			if a.spec.RotaryDim > 0 {
-				a.rotate(dq, a.batch.Terms[term].RowQ.Row(p), true)
-			}
-			for d, x := range dq {
-				sum[d] += x
-			}
-		}
-		a.grads.dquery.storeRow(sum, start+t, head)
-	}
-}
-
-// keyGradients computes dKey and dValue of some tiles of keys of one KV head.
-// Several, so that the rows of a block are loaded once for them.
-func (sc *scratch) keyGradients(a *attention, item int64) {
+// spanGradients computes dKey and dValue of some tiles of keys of one KV head,
+// and adds to dQuery what they give. Several, so that the rows of a block are
+// loaded once for them.
+func (sc *scratch) spanGradients(a *attention, item int64) {
 	span := a.keySpan(item)
 	for i := range span.tiles {
 		t := span.tile(i)
@@ -261,12 +279,30 @@ func (sc *scratch) keyGradients(a *attention, item int64) {
 	// heads of the group ascending, and of each head the queries ascending
 	blocks := a.heads.of(span.seq*a.spec.Heads+span.kvHead*a.spec.Group(), a.spec.Group())
 	for b := range blocks {
-		sc.prepareGrad(a, &blocks[b], false)
-		for i := range span.tiles {
+		sc.setBlock(a, &blocks[b], false)
+		sees := sc.seesSpan(a, &span)
+		if sees {
+			sc.loadGradients(a)
+		}
+		if span.j0 > 0 {
+			a.grads.await(item-int64(a.spec.KVHeads), b)
+		}
+		last := span.last()
+		if sees || last {
+			sc.moveQueryGradients(a, (*reader).loadRow)
+		}
+		for i := 0; sees && i < span.tiles; i++ {
 			if sc.tileMemory = &sc.tiles[i]; sc.weights(a) {
-				sc.addColumns(a)
+				sc.addGradients(a)
 			}
 		}
+		switch {
+		case last:
+			sc.finishQueryGradients(a)
+		case sees:
+			sc.moveQueryGradients(a, (*reader).storeRow)
+		}
+		a.grads.done[item].Store(int32(b + 1))
 	}
 	for i := range span.tiles {
 		sc.tileMemory = &sc.tiles[i]
@@ -274,20 +310,70 @@ func (sc *scratch) keyGradients(a *attention, item int64) {
 	}
 }
 
-// addColumns adds to the gradients of the tile what the block's rows give.
-func (sc *scratch) addColumns(a *attention) {
+// await returns when an item has added to block b. Items are begun in order,
+// so that the first one at work never waits.
+func (g *gradArgs) await(item int64, b int) {
+	for int(g.done[item].Load()) <= b {
+		runtime.Gosched()
+	}
+}
+
+// seesSpan reports whether the block may see a key of the span.
+func (sc *scratch) seesSpan(a *attention, span *keySpan) bool {
+	for i := range span.tiles {
+		if sc.tileMemory = &sc.tiles[i]; sc.sees(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// moveQueryGradients loads or stores dQ of the block's rows so far.
+func (sc *scratch) moveQueryGradients(a *attention, move func(*reader, []float32, int64, int)) {
+	start, head := sc.start(a), int(sc.blk.head)
+	for term := range a.batch.Terms {
+		for r := range sc.rows {
+			move(&a.grads.sums[term], sc.dq(term)[r*sc.ld:], start+int64(r), head)
+		}
+	}
+}
+
+// dq is dQ of a term, ld apart.
+func (sc *scratch) dq(term int) []float32 { return sc.grad.dq[term*sc.rows*sc.ld:] }
+
+// finishQueryGradients turns back and adds up the terms of dQ.
+func (sc *scratch) finishQueryGradients(a *attention) {
+	sum := sc.grad.row[:a.spec.HeadDim]
+	for r := range sc.rows {
+		t, head := sc.row(a, r)
+		p := sc.queryPosition(a, t)
+		clear(sum)
+		for term := range a.batch.Terms {
+			dq := sc.dq(term)[r*sc.ld:][:len(sum)]
+			if a.spec.RotaryDim > 0 {
+				a.rotate(dq, a.batch.Terms[term].RowQ.Row(p), true)
+			}
+			for d, x := range dq {
+				sum[d] += x
+			}
+		}
+		a.grads.dquery.storeRow(sum, int64(a.batch.QueryStart[sc.blk.seq])+t, head)
+	}
+}
+
+// addGradients adds what the block's rows and the tile give each other.
+func (sc *scratch) addGradients(a *attention) {
 	g, dim, vdim := &sc.grad, a.spec.HeadDim, a.spec.ValueDim
-	finite := vec.Finite(g.dout[:sc.rows*sc.vld])
 	for term := range a.batch.Terms {
 		words := sc.words(term)[:sc.rows]
 		if !anySet(words) {
 			continue
 		}
-		q := sc.queries(a, a.variant[term], 0)
-		sc.addTransposed(a, vec.Matrix{X: sc.dk[term*tile*sc.ld:], Row: sc.ld}, sc.ofTerm(a, term), vec.Matrix{X: q, Row: sc.ld}, dim,
-			words, vec.Finite(q[:sc.rows*sc.ld]))
+		v, ds := a.variant[term], sc.ofTerm(a, term)
+		sc.addRows(a, vec.Matrix{X: sc.dq(term), Row: sc.ld}, ds, vec.Matrix{X: sc.keys(a, v), Row: sc.ld}, dim, words)
+		sc.addTransposed(a, vec.Matrix{X: sc.dk[term*tile*sc.ld:], Row: sc.ld}, ds, vec.Matrix{X: sc.queries(a, v, 0), Row: sc.ld}, dim, words, g.finite[v])
 	}
-	sc.addTransposed(a, vec.Matrix{X: sc.dv, Row: sc.vld}, sc.s, vec.Matrix{X: g.dout, Row: sc.vld}, vdim, sc.any[:sc.rows], finite)
+	sc.addTransposed(a, vec.Matrix{X: sc.dv, Row: sc.vld}, sc.s, vec.Matrix{X: g.dout, Row: sc.vld}, vdim, sc.any[:sc.rows], g.finiteOut)
 }
 
 // addTransposed adds wᵀ·b to c for the keys of the tile, rows ascending.

@@ -80,6 +80,9 @@ func (a *attention) keySpan(item int64) keySpan {
 	return x
 }
 
+// last reports whether no key of the sequence comes after.
+func (x *keySpan) last() bool { return x.j0+int64(x.tiles)*tile >= x.n }
+
 // tile is the i-th one.
 func (x *keySpan) tile(i int) keyTile {
 	j0 := x.j0 + int64(i)*tile
