@@ -69,12 +69,14 @@ func (g *gen) blocks() []block {
 }
 
 // blocks16 are those of MulAdd16, whose B is widened again for each tile: few
-// rows are the rule.
+// rows are the rule. Eight rows in one tile were 1.15 times as fast, in decode
+// of eight heads to a KV head, as in two of four.
 func (g *gen) blocks16() []block {
 	one := []tile{{1, 1, 2, 0}}
 	four := []tile{{4, 4, 2, 0}, {2, 2, 2, 0}, {1, 1, 2, 0}}
 	if g.lanes == 16 {
-		return []block{{8, one, 2}, {4, four, 0}, {2, four, 0}, {1, four, 0}}
+		eight := append([]tile{{8, 8, 2, 0}}, four...)
+		return []block{{8, one, 2}, {4, four, 8}, {2, eight, 0}, {1, eight, 0}}
 	}
 	return []block{{4, one, 2}, {2, four, 0}, {1, four, 0}}
 }
@@ -138,10 +140,18 @@ func (g *gen) tile(of source, t tile, n int) {
 	if of.size < 4 {
 		g.load("next", "R11")
 	}
+	rows := rowOf
+	if of.size < 4 && t.rows > 4 { // R10 and R11 are taken
+		rows = rowOf16
+		g.p("LEAQ (R12)(SI*1), R15")
+	}
 	step := func() {
-		g.step(of, t.rows, n)
+		g.step(of, rows[:t.rows], n)
 		if of.size < 4 {
 			g.p("ADDQ R10, R11")
+		}
+		if rows == rowOf16 {
+			g.p("ADDQ DI, R15")
 		}
 		g.p("ADDQ R8, BX")
 		g.p("ADDQ DI, R12")
@@ -182,6 +192,10 @@ func (g *gen) tile(of source, t tile, n int) {
 	g.p("JNE %s", loop)
 
 	g.label(store)
+	if rows == rowOf16 {
+		g.load("crow", "R15")
+		g.p("SHLQ $2, R15")
+	}
 	g.eachVector(t, n, "DX", func(mem, acc string, _ int) { g.p("VMOVUPS %s, %s", acc, mem) })
 	if t.rows == 6 {
 		g.p("LEAQ (AX)(SI*4), AX")
@@ -235,11 +249,11 @@ func (g *gen) tileStart(of source, t tile, n int) {
 }
 
 // step writes the products of one element of each row of A.
-func (g *gen) step(of source, rows, n int) {
-	first := rows * n // free registers: vectors of B, then broadcast elements
+func (g *gen) step(of source, rows []string, n int) {
+	first := len(rows) * n // free registers: vectors of B, then broadcast elements
 	spare := g.regs - first - n
 	if spare < 1 {
-		panic(fmt.Sprintf("amd64: tile of %d × %d vectors leaves no register", rows, n))
+		panic(fmt.Sprintf("amd64: tile of %d × %d vectors leaves no register", len(rows), n))
 	}
 	for i := range n {
 		at := i * g.lanes * of.size
@@ -248,9 +262,9 @@ func (g *gen) step(of source, rows, n int) {
 			g.p("PREFETCHT1 %d(R11)", at)
 		}
 	}
-	for x := range rows {
+	for x, at := range rows {
 		e := g.v(first + n + x%spare)
-		g.p("VBROADCASTSS %s, %s", rowOf[x], e)
+		g.p("VBROADCASTSS %s, %s", at, e)
 		for i := range n {
 			g.p("VFMADD231PS %s, %s, %s", e, g.v(first+i), g.v(x*n+i))
 		}
@@ -259,3 +273,6 @@ func (g *gen) step(of source, rows, n int) {
 
 // rowOf addresses the rows of a tile of A from the running pointer R12.
 var rowOf = [...]string{"(R12)", "(R12)(SI*1)", "(R12)(SI*2)", "(R12)(R9*1)", "(R12)(SI*4)", "(R12)(R10*1)", "(R12)(R9*2)", "(R12)(R11*1)"}
+
+// rowOf16 is rowOf with R15 a row later.
+var rowOf16 = [...]string{"(R12)", "(R12)(SI*1)", "(R12)(SI*2)", "(R12)(R9*1)", "(R12)(SI*4)", "(R15)(SI*4)", "(R12)(R9*2)", "(R15)(R9*2)"}
