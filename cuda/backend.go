@@ -186,7 +186,3 @@ func (b *Backend) onDevice(views ...*tensor.View) error {
 func notYet(operation string) error {
 	return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{operation + ": no kernel in this version; use package cpu"}}
 }
-
-func (*Backend) EncodePages(*kernel.EncodeArgs) error    { return notYet("EncodePages") }
-func (*Backend) PageBounds(*kernel.PageBoundsArgs) error { return notYet("PageBounds") }
-func (*Backend) PageScores(*kernel.PageScoresArgs) error { return notYet("PageScores") }

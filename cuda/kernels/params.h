@@ -160,6 +160,35 @@ typedef struct {
 	int32_t pages, slots, heads, features;
 } lc_copy_params;
 
+// lc_bounds_params finds the bounds of pages: kernel.PageBoundsArgs.
+typedef struct {
+	lc_tensor key, least, most;
+	lc_scalars scale;    // of FP8
+	uint64_t list, rows; // int32 [pages]
+	int32_t pages, heads, features, unused;
+} lc_bounds_params;
+
+// lc_scores_params bounds the scores of pages: kernel.PageScoresArgs. An item is
+// 64 pages of a sequence and KV head.
+typedef struct {
+	lc_tensor query, least, most, out;
+	uint64_t query_start, indptr, indices; // int32
+	int64_t items, tiles;                  // tiles of pages for each sequence and head
+	int64_t columns;                       // of out
+	int32_t heads, group, features;
+	float scale;
+} lc_scores_params;
+
+// lc_encode_params codes pages, of keys or of values: kernel.EncodeArgs.
+typedef struct {
+	lc_tensor rows;
+	lc_coded coded;
+	lc_scalars scale;  // of FP8
+	uint64_t src, dst; // int32 [pages]
+	uint64_t encoded;  // uint8 [pages], 1; 0 where a page cannot be coded
+	int32_t pages, slots, heads, features;
+} lc_encode_params;
+
 // lc_attention_shared is the bytes of shared memory of an attention kernel of
 // so many rows, keys loaded at once, and features that it serves, but for
 // raw_bytes. Rows of features and of scores are 4 floats longer than they need
@@ -182,6 +211,9 @@ static inline LC_ANYWHERE int32_t lc_decode_shared(int32_t rows, int32_t bytes) 
 // keeps in the workspace: outputs, and for each thread the maxima of its rows.
 static inline LC_ANYWHERE int32_t lc_total_floats(int32_t rows, int32_t dim) { return rows * dim + (rows / 8 + 3) / 4 * 4 * 128; }
 
+// lc_scores_shared is the bytes of shared memory of page_scores.
+static inline LC_ANYWHERE int32_t lc_scores_shared(void) { return 4 * (64 + 16) * (32 + 1); }
+
 #define LC_SIZE(type, bytes) typedef char lc_size_of_##type[sizeof(type) == (bytes) ? 1 : -1]
 LC_SIZE(lc_tensor, 48);
 LC_SIZE(lc_scalars, 32);
@@ -193,6 +225,9 @@ LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);
 LC_SIZE(lc_copy_params, 80);
+LC_SIZE(lc_bounds_params, 208);
+LC_SIZE(lc_scores_params, 256);
+LC_SIZE(lc_encode_params, 272);
 #undef LC_SIZE
 
 #endif
