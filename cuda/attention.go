@@ -6,6 +6,7 @@ package cuda
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
@@ -73,6 +74,7 @@ type attention struct {
 	plan         plan
 	tables       buffer
 	space        buffer
+	gradients    gradients
 	busy         atomic.Bool
 	closed       bool
 }
@@ -81,12 +83,6 @@ type attention struct {
 // policy computes as Exact does.
 func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 	reasons := s.Problems()
-	if s.Backward {
-		reasons = append(reasons, "Backward: no kernel in this version")
-	}
-	if s.ColumnStats {
-		reasons = append(reasons, "ColumnStats: no kernel in this version")
-	}
 	if len(reasons) == 0 {
 		for _, x := range [...]shape{choose(&s, math.MaxInt), choose(&s, 1)} {
 			if need, have := x.sharedBytes(&s), b.dev.sharedBytes(); need > have {
@@ -97,7 +93,8 @@ func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 	if len(reasons) > 0 {
 		return nil, &kernel.UnsupportedError{Backend: "cuda", Reasons: reasons}
 	}
-	return &attention{b: b, spec: s, shape: choose(&s, math.MaxInt), params: new(C.lc_attention_params), tables: buffer{dev: b.dev}, space: buffer{dev: b.dev}}, nil
+	return &attention{b: b, spec: s, shape: choose(&s, math.MaxInt), params: new(C.lc_attention_params), tables: buffer{dev: b.dev}, space: buffer{dev: b.dev},
+		gradients: gradients{params: new(C.lc_gradient_params), space: buffer{dev: b.dev}}}, nil
 }
 
 func (x *shape) sharedBytes(s *kernel.Spec) int {
@@ -186,7 +183,7 @@ func (a *attention) upload() error {
 	p.raw_bytes = C.int32_t(a.shape.rawBytes(&a.spec))
 	p.part_rows, p.part_dim = C.int32_t(a.shape.rows), C.int32_t(a.shape.dim)
 	setSpec(p, &a.spec)
-	return nil
+	return a.planGradients()
 }
 
 // setSpec sets what follows from the Spec alone.
@@ -236,10 +233,7 @@ func (a *attention) Run(args *kernel.Args) error {
 	setScalars(&p.lse, &args.LSE)
 	setScalars(&p.key_scale, &args.KeyScale)
 	setScalars(&p.value_scale, &args.ValueScale)
-	setScalars(&p.slopes, &args.Slopes)
-	setScalars(&p.rel_bias, &args.RelBias)
-	setScalars(&p.prefix_bias, &args.PrefixBias)
-	setScalars(&p.sink_logit, &args.SinkLogit)
+	setScores(p, &args.ScoreArgs)
 	name, grid, shared := a.shape.name, a.grid, a.shared
 	if a.decode != "" && p.key.vector == 16 && p.value.vector == 16 {
 		name, grid, shared = a.decode, len(a.plan.items), a.decodeShared
@@ -260,12 +254,6 @@ func (a *attention) Run(args *kernel.Args) error {
 // explain adds what was being computed to an error of the driver.
 func (a *attention) explain(err error) error { return fmt.Errorf("cuda: %s: %w", a.Name(), err) }
 
-// Backward has no kernel: Attention refuses Specs that ask for it.
-func (a *attention) Backward(*kernel.BackwardArgs) error { return notYet("Backward") }
-
-// ColumnStats has no kernel: Attention refuses Specs that ask for it.
-func (a *attention) ColumnStats(*kernel.ColumnStatsArgs) error { return notYet("ColumnStats") }
-
 // Close frees the plan. It may be called twice.
 func (a *attention) Close() error {
 	if !a.busy.CompareAndSwap(false, true) {
@@ -273,10 +261,7 @@ func (a *attention) Close() error {
 	}
 	defer a.busy.Store(false)
 	a.closed, a.batch = true, nil
-	if err := a.tables.Close(); err != nil {
-		return err
-	}
-	return a.space.Close()
+	return errors.Join(a.tables.Close(), a.space.Close(), a.gradients.space.Close())
 }
 
 func address(v *tensor.View) uint64 {
@@ -314,6 +299,13 @@ func setTensor(t *C.lc_tensor, v *tensor.View) {
 	} else if even {
 		t.vector = 4
 	}
+}
+
+func setScores(p *C.lc_attention_params, x *kernel.ScoreArgs) {
+	setScalars(&p.slopes, &x.Slopes)
+	setScalars(&p.rel_bias, &x.RelBias)
+	setScalars(&p.prefix_bias, &x.PrefixBias)
+	setScalars(&p.sink_logit, &x.SinkLogit)
 }
 
 func setCoded(c *C.lc_coded, p *kernel.CodedPages) {

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"unsafe"
 
-	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -180,9 +179,4 @@ func (b *Backend) onDevice(views ...*tensor.View) error {
 		}
 	}
 	return nil
-}
-
-// notYet is what operations say that have no kernel.
-func notYet(operation string) error {
-	return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{operation + ": no kernel in this version; use package cpu"}}
 }

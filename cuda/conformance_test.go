@@ -29,7 +29,7 @@ func open(t *testing.T) *Backend {
 // golden hashes of the CPU.
 func TestConformance(t *testing.T) {
 	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool {
-		return slices.Contains([]string{"attention", "append", "copy", "rotate", "merge", "encode", "pagebounds", "pagescores"}, c.Op)
+		return slices.Contains([]string{"attention", "append", "copy", "rotate", "merge", "backward", "columnstats", "encode", "pagebounds", "pagescores", "identity"}, c.Op)
 	})
 }
 

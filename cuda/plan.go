@@ -28,6 +28,8 @@ type plan struct {
 	merges    []C.lc_item
 	bounds    []C.lc_bounds
 	ranges    []C.lc_range // [terms][tokens]
+	blocks    []C.lc_item  // rows of one head, for gradients and statistics
+	spans     []C.lc_span  // the tiles of keys that they are met with
 	pages     []int32
 	parts     int
 	variant   [kernel.MaxTerms]int
@@ -49,6 +51,8 @@ const (
 	tableTree
 	tableBlockIndptr
 	tableBlockIndices
+	tableBlocks
+	tableSpans
 	tableCount
 )
 
@@ -71,6 +75,7 @@ func (t *plan) lower(s *kernel.Spec, b *kernel.Batch, x *shape, slots int, parts
 	t.lowerSequences()
 	t.lowerRanges()
 	t.lowerItems(x, slots, parts)
+	t.lowerBlocks()
 	t.lowerPages()
 	t.pack()
 }
@@ -186,6 +191,42 @@ func (t *plan) lowerItems(x *shape, slots int, parts bool) {
 	slices.SortStableFunc(t.items, func(x, y C.lc_item) int { return cmp.Compare(t.cost(&y), t.cost(&x)) })
 }
 
+// gradientRows is the tokens of a block of one head.
+const gradientRows = 64
+
+// lowerBlocks lists what Backward and ColumnStats go through: the blocks of each
+// head, tokens ascending, and the tiles of keys of each KV head.
+func (t *plan) lowerBlocks() {
+	s, b := t.spec, t.batch
+	t.blocks, t.spans = t.blocks[:0], t.spans[:0]
+	if !s.Backward && !s.ColumnStats {
+		return
+	}
+	for i, keys := range b.SeqLens {
+		first, bounds := len(t.blocks), len(t.bounds)
+		for h := range s.Heads {
+			at := bounds
+			for t0 := 0; t0 < b.QueryLen(i); t0 += gradientRows {
+				it := C.lc_item{
+					sequence: C.int32_t(i), kv_head: C.int32_t(h / s.Group()), head: C.int32_t(h), heads: 1,
+					t0: C.int32_t(t0), tokens: C.int32_t(min(gradientRows, b.QueryLen(i)-t0)), bounds: C.int32_t(at), part: -1,
+				}
+				t.boundsOf(&it)
+				if at += len(b.Terms); h > 0 { // the heads see the same
+					t.bounds = t.bounds[:len(t.bounds)-len(b.Terms)]
+				}
+				t.blocks = append(t.blocks, it)
+			}
+		}
+		n := (len(t.blocks) - first) / s.KVHeads
+		for j := 0; j < int(keys); j += kernel.TileSize {
+			for g := range s.KVHeads {
+				t.spans = append(t.spans, C.lc_span{sequence: C.int32_t(i), kv_head: C.int32_t(g), j0: C.int32_t(j), first: C.int32_t(first + g*n), blocks: C.int32_t(n)})
+			}
+		}
+	}
+}
+
 // boundsOf appends the bounds of an item's tokens in each Term, and sets the
 // chunks that they reach.
 func (t *plan) boundsOf(it *C.lc_item) {
@@ -259,6 +300,8 @@ func (t *plan) pack() {
 	t.put(tableTree, bytesOf(b.Tree.Bits))
 	t.put(tableBlockIndptr, bytesOf(b.Blocks.Indptr))
 	t.put(tableBlockIndices, bytesOf(b.Blocks.Indices))
+	t.put(tableBlocks, bytesOf(t.blocks))
+	t.put(tableSpans, bytesOf(t.spans))
 }
 
 // put appends a table at an offset that any element is aligned at. An empty
@@ -283,7 +326,7 @@ func bytesOf[T any](x []T) []byte {
 // fill sets what follows from the Batch, with the tables at an address.
 func (t *plan) fill(p *C.lc_attention_params, at uint64) {
 	b := t.batch
-	for i, to := range [tableCount]*C.uint64_t{
+	for i, to := range [...]*C.uint64_t{
 		&p.sequences, &p.items, &p.merges, &p.bounds, &p.ranges, &p.scales, &p.pages, &p.cos, &p.sin,
 		&p.query_positions, &p.key_positions, &p.tree, &p.block_indptr, &p.block_indices,
 	} {

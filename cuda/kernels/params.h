@@ -128,6 +128,28 @@ typedef struct {
 	lc_row_map row_q[lc_max_terms], row_k[lc_max_terms];
 } lc_attention_params;
 
+// lc_span is a tile of keys from j0 of a sequence, of one KV head, and the blocks
+// of rows that it is met with: those of a query head together, tokens ascending.
+typedef struct {
+	int32_t sequence, kv_head, j0;
+	int32_t first, blocks;
+	int32_t unused;
+} lc_span;
+
+// lc_gradient_params serves Backward and ColumnStats.
+typedef struct {
+	lc_attention_params a; // its out and lse are those that Run left
+	lc_tensor dout, dquery, dkey, dvalue;
+	lc_scalars dlse;
+	lc_scalars out;         // of column_stats
+	uint64_t blocks, spans; // lc_item [block_count] of one head, up to 64 tokens; lc_span [span_count]
+	uint64_t delta;         // float [tokens][heads], of backward
+	uint64_t sums, turned;  // of each thread block: see gradient.cuh
+	int32_t block_count, span_count;
+	int32_t slices; // of 64 features that a block has sums of
+	int32_t stats, power, window;
+} lc_gradient_params;
+
 // lc_merge_params joins states: kernel.MergeArgs.
 typedef struct {
 	lc_tensor out_a, out_b, out;
@@ -211,6 +233,14 @@ static inline LC_ANYWHERE int32_t lc_decode_shared(int32_t rows, int32_t bytes) 
 // keeps in the workspace: outputs, and for each thread the maxima of its rows.
 static inline LC_ANYWHERE int32_t lc_total_floats(int32_t rows, int32_t dim) { return rows * dim + (rows / 8 + 3) / 4 * 4 * 128; }
 
+// lc_gradient_shared is the bytes of shared memory of the kernels of gradient.cuh;
+// lc_gradient_sums and lc_gradient_turned are the floats of their workspace, for
+// each thread block.
+static inline LC_ANYWHERE int32_t lc_gradient_shared(int32_t terms) { return 4 * (4 * 64 * 68 + (2 + terms) * 64) + 8 * 64 * (2 + terms); }
+static inline LC_ANYWHERE int32_t lc_gradient_slices(int32_t features) { return (features + 63) / 64; }
+static inline LC_ANYWHERE int64_t lc_gradient_sums(int32_t slices) { return (int64_t)slices * 64 * 64; }
+static inline LC_ANYWHERE int64_t lc_gradient_turned(int32_t terms, int32_t head_dim) { return (int64_t)terms * 64 * 64 * lc_gradient_slices(head_dim); }
+
 // lc_scores_shared is the bytes of shared memory of page_scores.
 static inline LC_ANYWHERE int32_t lc_scores_shared(void) { return 4 * (64 + 16) * (32 + 1); }
 
@@ -221,6 +251,8 @@ LC_SIZE(lc_coded, 152);
 LC_SIZE(lc_sequence, 72);
 LC_SIZE(lc_item, 40);
 LC_SIZE(lc_attention_params, 1304);
+LC_SIZE(lc_span, 24);
+LC_SIZE(lc_gradient_params, 1624);
 LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);
