@@ -1,7 +1,6 @@
 package cpu
 
 import (
-	"fmt"
 	"runtime"
 	"sync/atomic"
 
@@ -102,9 +101,6 @@ func (a *attention) Backward(args *kernel.BackwardArgs) error {
 		&args.Slopes, &args.RelBias, &args.PrefixBias, &args.SinkLogit); err != nil {
 		return err
 	}
-	if err := a.ownRows(); err != nil {
-		return err
-	}
 	a.args.query, a.args.key, a.args.value = read(&args.Query), read(&args.Key), read(&args.Value)
 	a.args.direct = [coded + 1]bool{} // tiles are decoded once for many rows
 	g := &a.grads
@@ -122,21 +118,6 @@ func (a *attention) Backward(args *kernel.BackwardArgs) error {
 	a.pool.do(&a.job, a, int64(len(a.heads.blocks)))
 	a.mode = spanGradients
 	a.pool.do(&a.job, a, a.heads.items(&a.spec))
-	return nil
-}
-
-// ownRows refuses sequences that share key rows: their gradients would be
-// written twice.
-func (a *attention) ownRows() error {
-	end := int64(0)
-	for s, k := range a.batch.KeyStart {
-		if n := int64(a.batch.SeqLens[s]); n > 0 {
-			if int64(k) < end {
-				return fmt.Errorf("cpu: Backward: sequence %d starts at key row %d, want at least %d: rows ascending and not shared", s, k, end)
-			}
-			end = int64(k) + n
-		}
-	}
 	return nil
 }
 

@@ -3,7 +3,6 @@
 package cuda
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/longctx/longctx/kernel"
@@ -25,12 +24,9 @@ func open(t *testing.T) *Backend {
 	return b
 }
 
-// TestConformance: the operations that have kernels pass every case, with the
-// golden hashes of the CPU.
+// TestConformance: every case passes, with the golden hashes of the CPU.
 func TestConformance(t *testing.T) {
-	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool {
-		return slices.Contains([]string{"attention", "append", "copy", "rotate", "merge", "backward", "columnstats", "encode", "pagebounds", "pagescores", "identity"}, c.Op)
-	})
+	kerneltest.Run(t, open(t), func(kerneltest.Case, kernel.Policy) bool { return true })
 }
 
 // TestRunAllocatesNothing: neither memory of Go nor of the device is taken by a

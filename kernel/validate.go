@@ -328,7 +328,25 @@ func (a *BackwardArgs) Validate(s *Spec, b *Batch) error {
 			return err
 		}
 	}
+	if err := b.ownRows(); err != nil {
+		return err
+	}
 	return a.ScoreArgs.validate(s, b)
+}
+
+// ownRows refuses sequences that share rows of keys: their gradients would be
+// written twice.
+func (b *Batch) ownRows() error {
+	end := int64(0)
+	for s, k := range b.KeyStart {
+		if n := int64(b.SeqLens[s]); n > 0 {
+			if int64(k) < end {
+				return &ValueError{fmt.Sprintf("KeyStart[%d] of a Backward", s), fmt.Sprint(k), fmt.Sprintf("at least %d: rows ascending and not shared", end)}
+			}
+			end = int64(k) + n
+		}
+	}
+	return nil
 }
 
 func (a *ScoreArgs) validate(s *Spec, b *Batch) error {

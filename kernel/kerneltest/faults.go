@@ -304,6 +304,9 @@ func (t *builder) errors() {
 			}, atBackward)
 		})
 	}
+	e("backward/shared-rows", func(t *trial) {
+		t.spoiled(fault{name: "KeyStart", spoil: func(s *setting) { s.batch.KeyStart[1] = 4 }}, atBackward)
+	})
 	for i, name := range []string{"Slopes", "RelBias", "PrefixBias", "SinkLogit"} {
 		e("run/score-tables/"+name, func(t *trial) {
 			t.spoiled(fault{name: name, spoil: func(s *setting) { s.spec.Scores = kernel.ScoreSlopes << i }}, atRun)
