@@ -8,12 +8,10 @@
 // an error.
 #include "attention.cuh"
 #include "decode.cuh"
+#include "harness.h"
 #include "merge.cuh"
 
 #include <algorithm>
-#include <cstdio>
-#include <memory>
-#include <vector>
 
 KERNEL(attention_64_64, lc_attention_params, attention_threads, 2, (attention<64, 64, 64>(p)))
 KERNEL(attention_16_512, lc_attention_params, attention_threads, 2, (attention<16, 32, 512>(p)))
@@ -45,37 +43,6 @@ const Problem problems[] = {
 	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false, false},
 };
 
-uint64_t state = 1;
-float normal() { // the sum of four uniforms: enough of a bell
-	float x = 0;
-	for (int i = 0; i < 4; i++) {
-		state = state * 6364136223846793005ull + 1442695040888963407ull;
-		x += (float)(state >> 40) * 0x1p-24f - 0.5f;
-	}
-	return x * 1.7f;
-}
-
-// Array is memory that kernels may touch, and nothing around it.
-template <class T> struct Array {
-	std::vector<T> x;
-	explicit Array(std::vector<T> v) : x(std::move(v)) { sim_allow(x.data(), (long)(x.size() * sizeof(T))); }
-	Array(Array &&) = default;
-	~Array() {
-		if (!x.empty())
-			sim_forbid(x.data());
-	}
-	uint64_t at() const { return (uint64_t)x.data(); }
-};
-
-float poison() { return from_bits(0x7fdeadbe); }
-
-lc_tensor tensor(const Array<float> &a, int64_t row, int64_t slot, int64_t head, int features) {
-	lc_tensor t = {};
-	t.data = a.at(), t.row = row, t.slot = slot, t.head = head, t.dim = 1, t.dtype = lc_f32;
-	t.vector = features % 4 == 0 && t.data % 16 == 0 ? 16 : 1;
-	return t;
-}
-
 struct State {
 	float m = max_start(), l = 0;
 	std::vector<float> o;
@@ -90,12 +57,6 @@ struct State {
 int run(const Problem &q) {
 	int group = q.heads / q.kv_heads, i0 = q.keys - q.tokens, size = q.page_size;
 	int pages = size ? (q.keys + size - 1) / size : 0, slots = size ? pages * size : q.keys;
-	auto random = [](size_t n) {
-		std::vector<float> x(n);
-		for (auto &e : x)
-			e = normal();
-		return x;
-	};
 	Array<float> query(random((size_t)q.tokens * q.heads * q.head_dim));
 	Array<float> key(std::vector<float>((size_t)slots * q.kv_heads * q.head_dim, poison()));
 	Array<float> value(std::vector<float>((size_t)slots * q.kv_heads * q.value_dim, poison()));

@@ -18,9 +18,9 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-// build compiles the harness with edit applied to the text of each source, by
+// build compiles a harness with edit applied to the text of each source, by
 // name, and returns the program.
-func build(t *testing.T, edit func(name, text string) string) string {
+func build(t *testing.T, harness string, edit func(name, text string) string) string {
 	compiler := os.Getenv("CXX")
 	if compiler == "" {
 		compiler = "g++"
@@ -51,7 +51,7 @@ func build(t *testing.T, edit func(name, text string) string) string {
 	}
 	program := filepath.Join(dir, "harness.exe") // not optimised: it is compiled more often than run
 	args := []string{"-std=c++17", "-O0", "-ffp-contract=off", "-Wall", "-Wextra", "-DLONGCTX_SIM", "-I", filepath.Join(dir, "kernels"),
-		"-o", program, filepath.Join(dir, "sim", "sim.cpp"), filepath.Join(dir, "harness", "harness.cpp"), "-lpthread"}
+		"-o", program, filepath.Join(dir, "sim", "sim.cpp"), filepath.Join(dir, "harness", harness), "-lpthread"}
 	if out, err := exec.Command(compiler, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", compiler, err, out)
 	}
@@ -73,7 +73,12 @@ func run(t *testing.T, program, seed, race string) (said string, ok bool) {
 // TestOrders: the kernels give the bits of the rules in whatever order warps
 // and lanes run, and no two threads meet without a barrier.
 func TestOrders(t *testing.T) {
-	program := build(t, asItStands)
+	for _, harness := range []string{"harness.cpp", "gradient.cpp"} {
+		t.Run(harness, func(t *testing.T) { orders(t, build(t, harness, asItStands)) })
+	}
+}
+
+func orders(t *testing.T, program string) {
 	for _, seed := range []string{"0", "1", "2", "3", "4", "5", "6", "7"} {
 		for _, race := range []string{"0", "1"} {
 			if said, ok := run(t, program, seed, race); !ok {
@@ -116,6 +121,16 @@ var bugs = []bug{
 	{"values behind the mask", "attention.cuh", "if (careful && !whole)", "if (false)", "bits"},
 	{"a row's features past its end", "attention.cuh", "if (r < rows)\n\t\t\t\tx = load4", "x = load4", "address"},
 	{"chunks merged backwards", "merge.cuh", "part + r * p.part_dim + d", "(const float *)p.parts + (item.part + item.chunk1 - 1 - c) * stride + r * p.part_dim + d", "bits"},
+	{"gradient: no barrier before a slice is overwritten", "gradient.cuh", "\t\t\tsync(); // the last slice is read\n", "", "bits"},
+	{"gradient: no barrier between loading a slice and its products", "gradient.cuh", "\t\t\tsync();\n\t\t\tint have", "\t\t\tint have", "bits"},
+	{"gradient: no barrier after the weights", "gradient.cuh", "\t\tweigh();\n\t\tsync();\n", "\t\tweigh();\n", "race"},
+	{"gradient: no barrier before the weights of a Term", "gradient.cuh", "\t\tsync(); // w is read\n", "", "bits"},
+	{"gradient: no barrier before rows are turned back", "gradient.cuh", "store_global((float4 *)(turned(term, keys ? 8 * gr + k : gr + 8 * k) + slice * x + 4 * i), load_global((const float4 *)sum(term * head_slices() + x, k)));\n\t\tsync();", "store_global((float4 *)(turned(term, keys ? 8 * gr + k : gr + 8 * k) + slice * x + 4 * i), load_global((const float4 *)sum(term * head_slices() + x, k)));", "bits"},
+	{"gradient: keys in the order of the products", "gradient.cuh", "turned(term, keys ? 8 * gr + k : gr + 8 * k)", "turned(term, gr + 8 * k)", "bits"},
+	{"gradient: weights of hidden pairs", "gradient.cuh", "if (sync_or(!rows_of(t, d0, features, v)))", "rows_of(t, d0, features, v); sync(); if (false)", "bits"},
+	{"gradient: rows past the end", "gradient.cuh", "if (r < rows && d0 + d < features) {", "if (d0 + d < features) {", "address"},
+	{"gradient: queries before the window", "gradient.cuh", "bool here = tid < rows && tid >= first;", "bool here = tid < rows;", "bits"},
+	{"gradient: too little shared memory", "params.h", "(2 + terms) * 64) + 8 * 64 * (2 + terms); }", "(2 + terms) * 64) + 8 * 64 * (1 + terms); }", "address"},
 	{"too little shared memory", "params.h", "+ 6 * rows +", "+ 2 * rows +", "address"},
 }
 
@@ -128,7 +143,11 @@ func TestPlantedBugs(t *testing.T) {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
 			planted := 0
-			program := build(t, func(name, text string) string {
+			harness := "harness.cpp"
+			if strings.HasPrefix(b.name, "gradient: ") {
+				harness = "gradient.cpp"
+			}
+			program := build(t, harness, func(name, text string) string {
 				if name == b.file {
 					planted += strings.Count(text, b.old)
 					text = strings.ReplaceAll(text, b.old, b.new)
@@ -162,11 +181,11 @@ func TestPlantedBugs(t *testing.T) {
 // TestExact: the scalar functions of the kernels have the bits of kernel/exact.go
 // and of package tensor.
 func TestExact(t *testing.T) {
-	program := build(t, asItStands)
+	program := build(t, "harness.cpp", asItStands)
 	if bad, values := exactDiffers(t, program); bad != "" {
 		t.Errorf("of %d values:%s", values, bad)
 	}
-	program = build(t, func(name, text string) string {
+	program = build(t, "harness.cpp", func(name, text string) string {
 		return strings.Replace(text, "q = fma_(q, r, 1.0f);", "q = add_(mul_(q, r), 1.0f);", 1)
 	})
 	if bad, _ := exactDiffers(t, program); bad == "" {
