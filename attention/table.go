@@ -85,6 +85,7 @@ func (t *table) segmentFor(m PosMap, side kernel.Side, x span) (int, error) {
 	if want != have {
 		if want.lo != s.first {
 			s.first, s.count = want.lo, 0 // rows move: fill afresh
+			t.out.Version = kernel.NewVersion()
 		}
 		t.grow(i, want.hi-s.first+1)
 	}
@@ -132,7 +133,7 @@ func (t *table) grow(i int, count int64) {
 			t.segments[k].base = rows
 			rows += t.segments[k].room
 		}
-		out := kernel.RotaryTable{Cos: make([]float32, rows*half), Sin: make([]float32, rows*half)}
+		out := kernel.RotaryTable{Cos: make([]float32, rows*half), Sin: make([]float32, rows*half), Version: kernel.NewVersion()}
 		for k, o := range old {
 			at := t.segments[k].base * half
 			copy(out.Cos[at:], t.out.Cos[o.base*half:][:o.count*half])

@@ -60,6 +60,17 @@ func decoding(s *kernel.Spec, terms, rows int) (name string, most int) {
 	return "decode_4", 4
 }
 
+// grids are the blocks of the launches of a Run.
+type grids struct{ attention, decode, merge int }
+
+// layout is what a captured Run depends on: a Plan that leaves it as it is can
+// follow without capturing anew.
+type layout struct {
+	name, decode string
+	params       C.lc_attention_params
+	room         grids
+}
+
 // attention is the kernel for a Spec.
 type attention struct {
 	b            *Backend
@@ -67,14 +78,17 @@ type attention struct {
 	batch        *kernel.Batch // of the last Plan
 	shape        shape
 	params       *C.lc_attention_params // by itself: cgo wants no Go pointers beside it
-	grid         int
+	grid         grids
 	shared       int
 	decode       string // kernel that may take the place of shape's
 	decodeShared int
 	plan         plan
 	tables       buffer
 	space        buffer
+	rotary       rotary
 	gradients    gradients
+	layout       layout // of the last Plan
+	plans        int    // so far
 	busy         atomic.Bool
 	closed       bool
 }
@@ -94,6 +108,7 @@ func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 		return nil, &kernel.UnsupportedError{Backend: "cuda", Reasons: reasons}
 	}
 	return &attention{b: b, spec: s, shape: choose(&s, math.MaxInt), params: new(C.lc_attention_params), tables: buffer{dev: b.dev}, space: buffer{dev: b.dev},
+		rotary:    rotary{cos: buffer{dev: b.dev}, sin: buffer{dev: b.dev}},
 		gradients: gradients{params: new(C.lc_gradient_params), space: buffer{dev: b.dev}}}, nil
 }
 
@@ -135,7 +150,7 @@ func (a *attention) Plan(b *kernel.Batch) error {
 		return err
 	}
 	defer a.busy.Store(false)
-	a.batch = nil
+	a.batch, a.plans = nil, a.plans+1
 	if err := b.Validate(&a.spec); err != nil {
 		return err
 	}
@@ -150,25 +165,37 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	if name, most := decoding(&a.spec, len(b.Terms), rows); name != "" {
 		a.decode, a.decodeShared = name, int(C.lc_decode_shared(C.int32_t(most), C.int32_t(a.spec.KVDType.Size())))
 	}
-	a.plan.lower(&a.spec, b, &a.shape, slots, a.decode != "")
-	a.grid = min(slots, len(a.plan.items))
-	if err := a.upload(); err != nil {
+	t := &a.plan
+	t.lower(&a.spec, b, &a.shape, slots, a.decode != "")
+	a.grid = grids{min(slots, len(t.items)), len(t.items), len(t.merges) * a.shape.rows}
+	room := grids{min(slots, t.roomFor(tableItems, len(t.items))), t.roomFor(tableItems, len(t.items)), t.roomFor(tableMerges, len(t.merges)) * a.shape.rows}
+	if err := a.upload(room.attention); err != nil {
 		return err
 	}
+	a.layout = layout{a.shape.name, a.decode, *a.params, room}
 	a.batch = b
 	return nil
 }
 
-// upload copies the tables of the plan to the device and makes its workspace.
-func (a *attention) upload() error {
+// upload copies the tables of the plan to the device and makes its workspace,
+// for a grid of so many blocks.
+func (a *attention) upload(grid int) error {
 	t := &a.plan
+	if a.spec.RotaryDim > 0 {
+		if err := a.rotary.upload(a.spec.RotaryDim, t.batch); err != nil {
+			return err
+		}
+	}
 	if err := a.tables.grow(int64(len(t.bytes))); err != nil {
 		return err
 	}
 	state := 4 * int64(C.lc_total_floats(C.int32_t(a.shape.rows), C.int32_t(a.shape.dim)))
 	part := int64(a.shape.rows) * int64(a.shape.dim+2) * 4
-	totals := int64(a.grid) * state
-	if err := a.space.grow(totals + int64(t.parts)*part); err != nil {
+	totals := int64(grid) * state
+	for t.roomParts < t.parts {
+		t.roomParts = max(64, 2*t.roomParts)
+	}
+	if err := a.space.grow(totals + int64(t.roomParts)*part); err != nil {
 		return err
 	}
 	if len(t.bytes) > 0 {
@@ -179,6 +206,7 @@ func (a *attention) upload() error {
 	p := a.params
 	*p = C.lc_attention_params{}
 	t.fill(p, a.tables.addr)
+	p.cos, p.sin = C.uint64_t(a.rotary.cos.addr), C.uint64_t(a.rotary.sin.addr)
 	p.totals, p.parts = C.uint64_t(a.space.addr), C.uint64_t(a.space.addr+uint64(totals))
 	p.raw_bytes = C.int32_t(a.shape.rawBytes(&a.spec))
 	p.part_rows, p.part_dim = C.int32_t(a.shape.rows), C.int32_t(a.shape.dim)
@@ -234,17 +262,22 @@ func (a *attention) Run(args *kernel.Args) error {
 	setScalars(&p.key_scale, &args.KeyScale)
 	setScalars(&p.value_scale, &args.ValueScale)
 	setScores(p, &args.ScoreArgs)
-	name, grid, shared := a.shape.name, a.grid, a.shared
+	n := a.grid
+	if r := a.b.recording.Load(); r != nil { // for later Plans too: blocks without work end at once
+		n = a.layout.room
+		r.uses = append(r.uses, use{a: a, layout: a.layout})
+	}
+	name, grid, shared := a.shape.name, n.attention, a.shared
 	if a.decode != "" && p.key.vector == 16 && p.value.vector == 16 {
-		name, grid, shared = a.decode, len(a.plan.items), a.decodeShared
+		name, grid, shared = a.decode, n.decode, a.decodeShared
 	}
 	if grid > 0 {
 		if err := a.b.dev.launch(name, grid, blockThreads, shared, unsafe.Pointer(p)); err != nil {
 			return a.explain(err)
 		}
 	}
-	if n := len(a.plan.merges); n > 0 {
-		if err := a.b.dev.launch("attention_merge", n*a.shape.rows, blockThreads, 0, unsafe.Pointer(p)); err != nil {
+	if n.merge > 0 {
+		if err := a.b.dev.launch("attention_merge", n.merge, blockThreads, 0, unsafe.Pointer(p)); err != nil {
 			return a.explain(err)
 		}
 	}
@@ -261,7 +294,7 @@ func (a *attention) Close() error {
 	}
 	defer a.busy.Store(false)
 	a.closed, a.batch = true, nil
-	return errors.Join(a.tables.Close(), a.space.Close(), a.gradients.space.Close())
+	return errors.Join(a.tables.Close(), a.space.Close(), a.rotary.cos.Close(), a.rotary.sin.Close(), a.gradients.space.Close())
 }
 
 func address(v *tensor.View) uint64 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/longctx/longctx/tensor"
@@ -28,12 +29,6 @@ type engine interface {
 	close() error
 }
 
-// graph is what an engine has recorded.
-type graph interface {
-	launch() error
-	close() error
-}
-
 // Backend computes on one CUDA device. Only Open makes one.
 type Backend struct {
 	dev engine
@@ -41,6 +36,8 @@ type Backend struct {
 	mu      sync.Mutex // of what follows
 	scratch buffer     // tables of the operation under way
 	tables  []byte
+
+	recording atomic.Pointer[recording]
 }
 
 // Open returns the backend of a device, or an *UnavailableError.
@@ -60,29 +57,6 @@ func (b *Backend) Close() error { return errors.Join(b.scratch.Close(), b.dev.cl
 
 // Wait waits until all that was asked for is done.
 func (b *Backend) Wait() error { return b.dev.wait() }
-
-// Graph is a recorded sequence of Runs, to be launched as one. It holds the
-// addresses and counts that they had: the tensors must still be there when it is
-// launched, and after a new Plan of one of its kernels it is stale.
-type Graph struct{ g graph }
-
-// Capture records what record asks of this backend, and does not run it: Run of
-// planned kernels and Merge. What has to copy tables to the device (Plan,
-// AppendKV, CopyPages, Rotate) cannot be recorded and returns an error. Nothing
-// else may use the backend meanwhile.
-func (b *Backend) Capture(record func() error) (*Graph, error) {
-	g, err := b.dev.capture(record)
-	if err != nil {
-		return nil, fmt.Errorf("cuda: capture: %w", err)
-	}
-	return &Graph{g}, nil
-}
-
-// Launch runs the graph after all that was asked of the backend before.
-func (g *Graph) Launch() error { return g.g.launch() }
-
-// Close frees the graph.
-func (g *Graph) Close() error { return g.g.close() }
 
 // buffer is memory of the device.
 type buffer struct {

@@ -44,7 +44,6 @@ func (a *attention) planGradients() error {
 	p.delta = C.uint64_t(g.space.addr)
 	p.sums = p.delta + C.uint64_t(delta)
 	p.turned = p.sums + C.uint64_t(sums)
-	p.block_count, p.span_count = C.int32_t(len(t.blocks)), C.int32_t(len(t.spans))
 	if len(t.blocks) > 0 {
 		p.blocks = C.uint64_t(a.tables.addr + uint64(t.offsets[tableBlocks]))
 	}
@@ -56,6 +55,9 @@ func (a *attention) planGradients() error {
 
 // set takes what the calls have in common.
 func (g *gradients) set(a *attention, x *kernel.ScoreArgs) {
+	if r := a.b.recording.Load(); r != nil {
+		r.uses = append(r.uses, use{a: a, plans: a.plans})
+	}
 	p := g.params
 	p.a = *a.params
 	setScores(&p.a, x)

@@ -21,7 +21,8 @@ type plan struct {
 	batch *kernel.Batch
 
 	bytes   []byte
-	offsets [tableCount]int64
+	offsets [tableCount]int64 // −1: no such table
+	room    [tableCount]int64 // bytes, so that the places of tables seldom change
 
 	sequences []C.lc_sequence
 	items     []C.lc_item
@@ -32,20 +33,22 @@ type plan struct {
 	spans     []C.lc_span  // the tiles of keys that they are met with
 	pages     []int32
 	parts     int
+	roomParts int // parts that the workspace is made for
 	variant   [kernel.MaxTerms]int
 }
 
 // The tables of a plan.
 const (
-	tableSequences = iota
+	tableCounts = iota
+	tableSequences
 	tableItems
 	tableMerges
 	tableBounds
 	tableRanges
 	tableScales
 	tablePages
-	tableCos
-	tableSin
+	tableRowQ
+	tableRowK
 	tableQueryPositions
 	tableKeyPositions
 	tableTree
@@ -278,6 +281,9 @@ func (t *plan) lowerPages() {
 func (t *plan) pack() {
 	b := t.batch
 	t.bytes = t.bytes[:0]
+	t.put(tableCounts, bytesOf([]C.lc_counts{{
+		items: C.int32_t(len(t.items)), merges: C.int32_t(len(t.merges)), blocks: C.int32_t(len(t.blocks)), spans: C.int32_t(len(t.spans)),
+	}}))
 	t.put(tableSequences, bytesOf(t.sequences))
 	t.put(tableItems, bytesOf(t.items))
 	t.put(tableMerges, bytesOf(t.merges))
@@ -285,12 +291,12 @@ func (t *plan) pack() {
 	t.put(tableRanges, bytesOf(t.ranges))
 	t.put(tableScales, bytesOf(b.ScoreScale))
 	t.put(tablePages, bytesOf(t.pages))
-	var cos, sin []float32
-	if t.spec.RotaryDim > 0 {
-		cos, sin = b.Rotary.Cos, b.Rotary.Sin
+	var q, k []C.lc_row_map
+	for i := range b.Terms {
+		q, k = append(q, rowMap(&b.Terms[i].RowQ)), append(k, rowMap(&b.Terms[i].RowK))
 	}
-	t.put(tableCos, bytesOf(cos))
-	t.put(tableSin, bytesOf(sin))
+	t.put(tableRowQ, bytesOf(q))
+	t.put(tableRowK, bytesOf(k))
 	var query, key []int32
 	if b.Positions != nil {
 		query, key = b.Positions.Query, b.Positions.Key
@@ -304,18 +310,27 @@ func (t *plan) pack() {
 	t.put(tableSpans, bytesOf(t.spans))
 }
 
-// put appends a table at an offset that any element is aligned at. An empty
-// one has offset −1.
+// put appends a table, and room for it to grow: its place, and those of the
+// tables after it, change only when it has doubled.
 func (t *plan) put(table int, x []byte) {
-	if len(x) == 0 {
-		t.offsets[table] = -1
-		return
+	n := int64(len(x))
+	for room := &t.room[table]; *room < n; {
+		*room = max(64, 2**room)
 	}
-	for len(t.bytes)%16 != 0 {
-		t.bytes = append(t.bytes, 0)
+	t.offsets[table] = -1
+	if n > 0 {
+		t.offsets[table] = int64(len(t.bytes))
 	}
-	t.offsets[table] = int64(len(t.bytes))
 	t.bytes = append(t.bytes, x...)
+	t.bytes = append(t.bytes, make([]byte, t.room[table]-n)...)
+}
+
+// roomFor is how many items a table of n has room for; none if it is empty.
+func (t *plan) roomFor(table, n int) int {
+	if n == 0 {
+		return 0
+	}
+	return int(t.room[table] / C.sizeof_lc_item)
 }
 
 func bytesOf[T any](x []T) []byte {
@@ -327,14 +342,13 @@ func bytesOf[T any](x []T) []byte {
 func (t *plan) fill(p *C.lc_attention_params, at uint64) {
 	b := t.batch
 	for i, to := range [...]*C.uint64_t{
-		&p.sequences, &p.items, &p.merges, &p.bounds, &p.ranges, &p.scales, &p.pages, &p.cos, &p.sin,
+		&p.counts, &p.sequences, &p.items, &p.merges, &p.bounds, &p.ranges, &p.scales, &p.pages, &p.row_q, &p.row_k,
 		&p.query_positions, &p.key_positions, &p.tree, &p.block_indptr, &p.block_indices,
 	} {
 		if t.offsets[i] >= 0 {
 			*to = C.uint64_t(at + uint64(t.offsets[i]))
 		}
 	}
-	p.item_count, p.merge_count = C.int32_t(len(t.items)), C.int32_t(len(t.merges))
 	p.tokens, p.terms = C.int32_t(b.Tokens()), C.int32_t(len(b.Terms))
 	p.query_block, p.key_block = C.int32_t(b.Blocks.QueryBlock), C.int32_t(b.Blocks.KeyBlock)
 	if b.Blocks.PerHead {
@@ -342,7 +356,6 @@ func (t *plan) fill(p *C.lc_attention_params, at uint64) {
 	}
 	for i := range b.Terms {
 		p.variant[i] = C.int32_t(t.variant[i])
-		p.row_q[i], p.row_k[i] = rowMap(&b.Terms[i].RowQ), rowMap(&b.Terms[i].RowK)
 	}
 }
 

@@ -1,5 +1,7 @@
 package kernel
 
+import "sync/atomic"
+
 // Batch is what is fixed for one step of a model and shared by its layers. It
 // is plain host data; a backend copies what it needs in Plan.
 //
@@ -65,7 +67,17 @@ func (m *RowMap) Row(x int64) int64 {
 //	y' = fma(y, cos,   x·sin)
 type RotaryTable struct {
 	Cos, Sin []float32
+
+	// Version lets a backend keep rows from one Plan to the next: in tables of the
+	// same Version, other than 0, the rows that Terms name are the same. It comes
+	// from NewVersion.
+	Version uint64
 }
+
+var versions atomic.Uint64
+
+// NewVersion returns a Version that no other table has.
+func NewVersion() uint64 { return versions.Add(1) }
 
 // Positions gives tokens positions other than their index.
 type Positions struct {

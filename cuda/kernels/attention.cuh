@@ -219,7 +219,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			int64_t x = load_const(&seq->i0) + token(r);
 			if (p.query_positions)
 				x = load_const((const int32_t *)p.query_positions + load_const(&seq->query_start) + token(r));
-			rotate_pair(p, memory.q + r * Row, k % half, table_row(p.row_q[v], x));
+			rotate_pair(p, memory.q + r * Row, k % half, table_row(p.row_q, v, x));
 		}
 	}
 
@@ -237,7 +237,7 @@ template <int Rows, int Keys, int Dim> struct Attention {
 			int64_t j = j0 + first + k / half, x = j;
 			if (p.key_positions)
 				x = load_const((const int32_t *)p.key_positions + load_const(&seq->key_offset) + j);
-			rotate_pair(p, memory.t + k / half * Row, k % half, table_row(p.row_k[v], x));
+			rotate_pair(p, memory.t + k / half * Row, k % half, table_row(p.row_k, v, x));
 		}
 	}
 
@@ -702,10 +702,10 @@ template <int Rows, int Keys, int Dim> struct Attention {
 // block gets the larger one of every pair.
 template <int Rows, int Keys, int Dim> DEV void attention(const lc_attention_params &p) {
 	Attention<Rows, Keys, Dim> a(p);
-	int n = grid_size();
-	for (int turn = 0, k = block_index(); turn * n < p.item_count; turn++) {
+	int n = grid_size(), items = load_const(&((const lc_counts *)p.counts)->items);
+	for (int turn = 0, k = block_index(); turn * n < items; turn++) {
 		int at = turn * n + (turn % 2 ? n - 1 - k : k);
-		if (at < p.item_count)
+		if (at < items)
 			a.run((const lc_item *)p.items + at);
 	}
 }

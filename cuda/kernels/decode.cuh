@@ -67,7 +67,7 @@ template <int R> struct Decode {
 			int64_t x = load_const(&seq->i0) + token(r);
 			if (p.query_positions)
 				x = load_const((const int32_t *)p.query_positions + start + token(r));
-			rotate_pair(p, q + r * query_floats, k % half, table_row(p.row_q[0], x));
+			rotate_pair(p, q + r * query_floats, k % half, table_row(p.row_q, 0, x));
 		}
 	}
 
@@ -277,6 +277,7 @@ template <int R> struct Decode {
 
 template <int R> DEV void decode(const lc_attention_params &p) {
 	Decode<R> a(p);
-	for (int k = block_index(); k < p.item_count; k += grid_size())
+	int items = load_const(&((const lc_counts *)p.counts)->items);
+	for (int k = block_index(); k < items; k += grid_size())
 		a.run((const lc_item *)p.items + k);
 }

@@ -190,7 +190,7 @@ struct Gradient {
 					int64_t pos = load_const(&seq->i0) + token(r);
 					if (p.query_positions)
 						pos = load_const((const int32_t *)p.query_positions + row(r));
-					f = turned4(p, load, d0 + d, table_row(p.row_q[v], pos), false);
+					f = turned4(p, load, d0 + d, table_row(p.row_q, v, pos), false);
 				}
 			}
 			finite &= finite4(f);
@@ -203,7 +203,7 @@ struct Gradient {
 		int64_t pos = (int64_t)j0 + j;
 		if (p.key_positions)
 			pos = load_const((const int32_t *)p.key_positions + load_const(&seq->key_offset) + j0 + j);
-		return table_row(p.row_k[v], pos);
+		return table_row(p.row_k, v, pos);
 	}
 
 	// keys_of fills y with features of the keys likewise.
@@ -482,7 +482,7 @@ struct Gradient {
 			int64_t pos = load_const(&seq->i0) + token(r);
 			if (p.query_positions)
 				pos = load_const((const int32_t *)p.query_positions + row(r));
-			store_turned(q.dquery, row(r) * q.dquery.row + head * q.dquery.head, r, p.rotary_dim > 0, [&](int term) { return table_row(p.row_q[term], pos); });
+			store_turned(q.dquery, row(r) * q.dquery.row + head * q.dquery.head, r, p.rotary_dim > 0, [&](int term) { return table_row(p.row_q, term, pos); });
 		}
 		sync(); // the workspace is read
 	}
@@ -550,18 +550,20 @@ struct Gradient {
 
 DEV void query_gradients(const lc_gradient_params &p) {
 	Gradient a(p);
-	for (int k = p.block_count - 1 - block_index(); k >= 0; k -= grid_size()) // the last tokens see most
+	for (int k = load_const(&((const lc_counts *)p.a.counts)->blocks) - 1 - block_index(); k >= 0; k -= grid_size()) // the last tokens see most
 		a.queries((const lc_item *)p.blocks + k);
 }
 
 DEV void key_gradients(const lc_gradient_params &p) {
 	Gradient a(p);
-	for (int k = block_index(); k < p.span_count; k += grid_size()) a.keys((const lc_span *)p.spans + k);
+	int n = load_const(&((const lc_counts *)p.a.counts)->spans);
+	for (int k = block_index(); k < n; k += grid_size()) a.keys((const lc_span *)p.spans + k);
 }
 
 DEV void column_stats(const lc_gradient_params &p) {
 	Gradient a(p);
-	for (int k = block_index(); k < p.span_count; k += grid_size()) a.stats((const lc_span *)p.spans + k);
+	int n = load_const(&((const lc_counts *)p.a.counts)->spans);
+	for (int k = block_index(); k < n; k += grid_size()) a.stats((const lc_span *)p.spans + k);
 }
 
 // start_gradients computes delta, a row a thread.

@@ -10,6 +10,8 @@ enum { merge_threads = 128 };
 DEV void merge_parts(const lc_attention_params &p) {
 	const int each = lc_max_dim / merge_threads;
 	int r = block_index() % p.part_rows, tid = thread_index();
+	if (block_index() / p.part_rows >= load_const(&((const lc_counts *)p.counts)->merges))
+		return;
 	lc_item item = *((const lc_item *)p.merges + block_index() / p.part_rows);
 	if (r >= item.tokens * item.heads)
 		return;

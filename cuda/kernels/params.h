@@ -85,6 +85,12 @@ typedef struct {
 	int32_t min_lo, max_lo, min_hi, max_hi;
 } lc_bounds;
 
+// lc_counts are the numbers of items of a plan. They are a table, and not
+// parameters, as is all that a Plan may change of a graph that was captured.
+typedef struct {
+	int32_t items, merges, blocks, spans;
+} lc_counts;
+
 // lc_attention_params serves the attention kernels and the merge of their parts.
 typedef struct {
 	lc_tensor query, key, value, out;
@@ -94,8 +100,8 @@ typedef struct {
 
 	// Tables of the plan.
 	uint64_t sequences;  // lc_sequence [n]
-	uint64_t items;      // lc_item [item_count], the most costly first
-	uint64_t merges;     // lc_item [merge_count]: chunk1 − chunk0 parts from part
+	uint64_t items;      // lc_item [counts.items], the most costly first
+	uint64_t merges;     // lc_item [counts.merges]: chunk1 − chunk0 parts from part
 	uint64_t bounds;     // lc_bounds
 	uint64_t ranges;     // lc_range [terms][tokens]
 	uint64_t scales;     // float [terms][tokens]
@@ -104,6 +110,8 @@ typedef struct {
 	uint64_t query_positions, key_positions; // int32 [tokens], [Σ keys]; 0: the index
 	uint64_t tree;       // uint64 words
 	uint64_t block_indptr, block_indices;    // int32
+	uint64_t counts;                         // lc_counts
+	uint64_t row_q, row_k;                   // lc_row_map [terms]
 
 	// Workspace.
 	uint64_t totals; // a state for each thread block of the grid
@@ -111,9 +119,7 @@ typedef struct {
 
 	float inv_cap, cap; // 1/(SoftCap·log₂e), SoftCap·log₂e
 	int64_t rel_bias_start;
-	int32_t item_count, merge_count;
 	int32_t raw_bytes; // of shared memory, for rows of 16 or 8 bits as they come; 0: none
-	int32_t unused;
 	int32_t part_rows, part_dim; // of a part: o [rows][dim], m [rows], l [rows]
 	int32_t tokens;
 	int32_t heads, kv_heads, group;
@@ -125,7 +131,7 @@ typedef struct {
 	int32_t masks, scores;
 	int32_t query_block, key_block, blocks_per_head;
 	int32_t variant[lc_max_terms]; // the first Term that rotates both sides alike
-	lc_row_map row_q[lc_max_terms], row_k[lc_max_terms];
+	int32_t unused;
 } lc_attention_params;
 
 // lc_span is a tile of keys from j0 of a sequence, of one KV head, and the blocks
@@ -142,10 +148,9 @@ typedef struct {
 	lc_tensor dout, dquery, dkey, dvalue;
 	lc_scalars dlse;
 	lc_scalars out;         // of column_stats
-	uint64_t blocks, spans; // lc_item [block_count] of one head, up to 64 tokens; lc_span [span_count]
+	uint64_t blocks, spans; // lc_item [counts.blocks] of one head, up to 64 tokens; lc_span [counts.spans]
 	uint64_t delta;         // float [tokens][heads], of backward
 	uint64_t sums, turned;  // of each thread block: see gradient.cuh
-	int32_t block_count, span_count;
 	int32_t slices; // of 64 features that a block has sums of
 	int32_t stats, power, window;
 } lc_gradient_params;
@@ -250,9 +255,10 @@ LC_SIZE(lc_scalars, 32);
 LC_SIZE(lc_coded, 152);
 LC_SIZE(lc_sequence, 72);
 LC_SIZE(lc_item, 40);
-LC_SIZE(lc_attention_params, 1304);
+LC_SIZE(lc_counts, 16);
+LC_SIZE(lc_attention_params, 1000);
 LC_SIZE(lc_span, 24);
-LC_SIZE(lc_gradient_params, 1624);
+LC_SIZE(lc_gradient_params, 1312);
 LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);

@@ -3,8 +3,10 @@
 
 #include "tensor.cuh"
 
-// table_row is RowMap.Row of a position.
-DEV int64_t table_row(const lc_row_map &m, int64_t x) {
+// table_row is RowMap.Row of a position, by the map of a Term.
+DEV int64_t table_row(uint64_t maps, int term, int64_t x) {
+	const int32_t *at = (const int32_t *)((const lc_row_map *)maps + term);
+	lc_row_map m = {load_const(at), load_const(at + 1), load_const(at + 2), load_const(at + 3), load_const(at + 4)};
 	if (m.mod > 0) {
 		int64_t r = x % m.mod;
 		x = r < 0 ? r + m.mod : r;

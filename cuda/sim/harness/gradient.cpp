@@ -100,22 +100,26 @@ int run(const Problem &q) {
 	a.inv_cap = inv_cap, a.cap = cap, a.scores = q.cap ? lc_soft_cap : 0;
 	a.tokens = q.tokens, a.heads = q.heads, a.kv_heads = q.kv_heads, a.group = group;
 	a.head_dim = D, a.value_dim = V, a.terms = terms;
+	std::vector<lc_row_map> maps_q, maps_k;
 	for (int term = 0; term < terms; term++) {
 		a.variant[term] = term;
-		a.row_q[term] = {0, 0, 0, term, q.keys - 1};
-		a.row_k[term] = {0, term ? 2 : 0, 0, 0, q.keys};
+		maps_q.push_back({0, 0, 0, term, q.keys - 1});
+		maps_k.push_back({0, term ? 2 : 0, 0, 0, q.keys});
 	}
+	Array<lc_row_map> rows_q(maps_q), rows_k(maps_k);
+	a.row_q = rows_q.at(), a.row_k = rows_k.at();
 	auto row_q = [&](int term, int i) { return term + std::min(i, q.keys - 2); };
 	auto row_k = [&](int term, int j) { return term ? j / 2 : j; };
 	int grid = std::max(1, (int)tiles.size() - 1); // so that a block takes two
 	p.slices = terms * lc_gradient_slices(D) + lc_gradient_slices(V);
 	Array<float> work(Floats((size_t)grid * lc_gradient_sums(p.slices), poison())), turned(Floats((size_t)grid * lc_gradient_turned(terms, D), poison()));
 	p.blocks = blocks.at(), p.spans = spans.at(), p.delta = delta.at(), p.sums = work.at(), p.turned = turned.at();
-	p.block_count = (int)rows.size(), p.span_count = (int)tiles.size();
+	Array<lc_counts> counts({{0, 0, (int)rows.size(), (int)tiles.size()}});
+	a.counts = counts.at();
 	for (const char *name : {"start_gradients_128", "query_gradients_64", "key_gradients_64", "column_stats_64"}) {
 		if (name[0] == 'c')
 			p.stats = 1, p.power = 2, p.window = q.window, p.delta = 0;
-		unsigned n = name[0] == 's' ? 1 : std::min(grid, name[0] == 'q' ? p.block_count : p.span_count);
+		unsigned n = name[0] == 's' ? 1 : std::min(grid, (int)(name[0] == 'q' ? rows.size() : tiles.size()));
 		if (int code = sim_launch(sim_find(name), {n, 1, 1}, {gradient_threads, 1, 1}, name[0] == 's' ? 0 : lc_gradient_shared(terms), &p)) {
 			printf("%s: %s: error %d: %s\n", q.name, name, code, sim_error());
 			return 2;

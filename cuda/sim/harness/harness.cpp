@@ -136,7 +136,8 @@ int run(const Problem &q) {
 	p.sequences = sequences.at(), p.items = items.at(), p.merges = joined.at(), p.bounds = bounds.at();
 	p.ranges = ranges.at(), p.scales = scales.at(), p.pages = table.at();
 	p.totals = totals.at(), p.parts = states.at();
-	p.item_count = (int)work.size(), p.merge_count = (int)merges.size();
+	Array<lc_counts> counts({{(int)work.size(), (int)merges.size(), 0, 0}});
+	p.counts = counts.at();
 	p.part_rows = q.rows, p.part_dim = q.dim;
 	p.tokens = q.tokens, p.heads = q.heads, p.kv_heads = q.kv_heads, p.group = group;
 	p.head_dim = q.head_dim, p.value_dim = q.value_dim, p.page_size = size, p.terms = 1;
