@@ -3,7 +3,7 @@
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go cuda cuda-fresh cuda-test
+.PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go cuda cuda-fresh cuda-test gpu-check gpu-check-build
 
 all: lint test
 
@@ -79,6 +79,21 @@ cuda-test: export LD_LIBRARY_PATH = $(CURDIR)/build/sim
 cuda-test: build/lib/libcuda.a
 	cmake -S . -B build && cmake --build build --target sim --parallel 2
 	$(GO) test -count=1 -tags cuda ./cuda/... # a cached result knows nothing of the driver it ran on
+
+# What a device has to show: on a machine with one, or with the programs of
+# gpu-check-build, under 64 MiB, carried there: .ci/gpu-check FOLDER RESULTS.
+gpu-check-build: export CGO_CFLAGS = $(CUDA_CFLAGS)
+gpu-check-build: export CGO_LDFLAGS = $(CUDA_LDFLAGS)
+gpu-check-build: build/lib/libcuda.a
+	mkdir -p build/gpu
+	$(GO) test -c -tags cuda -ldflags '-s -w' -o build/gpu/cuda.test ./cuda
+	$(GO) build -tags cuda -ldflags '-s -w' -o build/gpu/bench ./bench
+	git describe --always --dirty > build/gpu/commit
+	cp .ci/gpu-check build/gpu/gpu-check
+	du -sh build/gpu
+
+gpu-check: gpu-check-build
+	.ci/gpu-check build/gpu bench-results/gpu
 
 # Compiles the kernels of package cuda and writes their images, which are
 # committed. .ci/cuda-tools installs the compiler that CI compares with.

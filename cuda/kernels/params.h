@@ -216,6 +216,13 @@ typedef struct {
 	int32_t pages, slots, heads, features;
 } lc_encode_params;
 
+// lc_roof_params serves the kernels that measure the device.
+typedef struct {
+	uint64_t data; // 16 bytes [n]
+	uint64_t out;  // 4 bytes [threads of the grid]
+	int64_t n;
+} lc_roof_params;
+
 // lc_attention_shared is the bytes of shared memory of an attention kernel of
 // so many rows, keys loaded at once, and features that it serves, but for
 // raw_bytes. Rows of features and of scores are 4 floats longer than they need
@@ -263,6 +270,7 @@ LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);
 LC_SIZE(lc_copy_params, 80);
+LC_SIZE(lc_roof_params, 24);
 LC_SIZE(lc_bounds_params, 208);
 LC_SIZE(lc_scores_params, 256);
 LC_SIZE(lc_encode_params, 272);
