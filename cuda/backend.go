@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -19,11 +20,14 @@ type engine interface {
 	multiprocessors() int
 	sharedBytes() int // that a block may have
 	alloc(bytes int64) (uint64, error)
+	allocHost(bytes int64) (memory []byte, free func() error, err error)
 	free(addr uint64) error
+	reserve(most int64) (addr uint64, m mapped, err error)
 	clear(addr uint64, bytes int64) error
 	copyIn(dst uint64, src []byte) error // src may change when it returns
 	copyOut(dst []byte, src uint64) error
 	launch(kernel string, grid, block, shared int, params unsafe.Pointer) error
+	transfer(in bool, each func(copy func(device uint64, host []byte) error) error) (kernel.Transfer, error)
 	wait() error
 	capture(record func() error) (graph, error)
 	close() error
@@ -60,9 +64,17 @@ func (b *Backend) Wait() error { return b.dev.wait() }
 
 // buffer is memory of the device.
 type buffer struct {
-	dev  engine
-	addr uint64
-	size int64
+	dev    engine
+	addr   uint64
+	size   int64
+	mapped mapped // of Reserve; nil: memory of its own
+}
+
+// mapped is a range of addresses that memory is mapped to.
+type mapped interface {
+	Grow(bytes int64) error
+	Size() int64 // that it can grow to
+	Close() error
 }
 
 func (m *buffer) Device() string { return m.dev.name() }
@@ -70,12 +82,15 @@ func (m *buffer) Size() int64    { return m.size }
 
 // Close frees the memory. It may be called twice.
 func (m *buffer) Close() error {
-	addr := m.addr
-	m.addr, m.size = 0, 0
-	if addr == 0 {
-		return nil
+	addr, pages := m.addr, m.mapped
+	m.addr, m.size, m.mapped = 0, 0, nil
+	switch {
+	case pages != nil:
+		return errors.Join(m.dev.wait(), pages.Close())
+	case addr != 0:
+		return m.dev.free(addr)
 	}
-	return m.dev.free(addr)
+	return nil
 }
 
 // grow makes room for n bytes, of which the first ones are not kept.

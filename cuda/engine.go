@@ -25,6 +25,7 @@ type device struct {
 	staging   [4]stage
 	next      int
 	recording atomic.Bool
+	transfers transfers
 }
 
 // stage is pinned memory that a copy to the device reads from. It is free again
@@ -68,6 +69,9 @@ func (d *device) start() (err error) {
 		if d.staging[i].done, err = d.NewEvent(false); err != nil {
 			return err
 		}
+	}
+	if err := d.transfers.open(d.Device); err != nil {
+		return err
 	}
 	return d.load()
 }
@@ -113,6 +117,7 @@ func (d *device) close() error {
 	if d.stream != nil {
 		errs = append(errs, d.stream.Sync())
 	}
+	errs = append(errs, d.transfers.close())
 	for _, m := range d.modules {
 		errs = append(errs, m.Close())
 	}
@@ -139,6 +144,25 @@ func (d *device) alloc(bytes int64) (uint64, error) {
 		return 0, &kernel.OutOfMemoryError{Backend: "cuda", Bytes: bytes}
 	}
 	return uint64(p), err
+}
+
+func (d *device) allocHost(bytes int64) ([]byte, func() error, error) {
+	if bytes == 0 {
+		return nil, nil, nil
+	}
+	memory, err := d.AllocHost(int(bytes))
+	if errors.Is(err, driver.ErrOutOfMemory) {
+		return nil, nil, &kernel.OutOfMemoryError{Backend: "cuda", Bytes: bytes}
+	}
+	return memory, func() error { return d.FreeHost(memory) }, err
+}
+
+func (d *device) reserve(most int64) (uint64, mapped, error) {
+	r, err := d.Reserve(most)
+	if err != nil {
+		return 0, nil, err
+	}
+	return uint64(r.Base()), r, nil
 }
 
 func (d *device) free(addr uint64) error { return d.Free(driver.Ptr(addr)) }

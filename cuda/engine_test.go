@@ -68,6 +68,67 @@ func TestOutOfMemory(t *testing.T) {
 	}
 }
 
+// Memory of Reserve grows where it is and keeps what it holds; where there is not
+// enough, nothing changes.
+func TestReservedMemoryGrows(t *testing.T) {
+	b := open(t)
+	free, _, err := b.dev.(*device).MemInfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := b.Reserve(4 * free)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := x.(*buffer)
+	addr, want := m.addr, []byte{}
+	for i, n := range []int64{100, 100, 5000, 3 << 20, 7 << 20} {
+		if err := b.Grow(x, n); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, make([]byte, n-int64(len(want)))...)
+		got := make([]byte, n)
+		if err := b.CopyOut(got, x); err != nil || x.Size() != n || m.addr != addr || !bytes.Equal(got, want) {
+			t.Fatalf("after growing to %d bytes: %d bytes at %#x, was at %#x, same contents %v, %v", n, x.Size(), m.addr, addr, bytes.Equal(got, want), err)
+		}
+		for k := range want {
+			want[k] = byte(k*7 + i)
+		}
+		if err := b.CopyIn(x, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var short *kernel.OutOfMemoryError
+	if err := b.Grow(x, 3*free); !errors.As(err, &short) || x.Size() != int64(len(want)) {
+		t.Errorf("beyond the device's memory: %v, and %d bytes", err, x.Size())
+	}
+	for _, n := range []int64{1, 5*free + 1<<30} {
+		if err := b.Grow(x, n); err == nil {
+			t.Errorf("grown to %d bytes", n)
+		}
+	}
+	got := make([]byte, len(want))
+	if err := b.CopyOut(got, x); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("contents changed, %v", err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(b.Grow(x, 10), m.Close()); err == nil || x.Size() != 0 {
+		t.Errorf("a closed buffer of %d bytes: %v", x.Size(), err)
+	}
+	plain, err := b.Alloc(10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Grow(plain, 20); err == nil {
+		t.Error("a buffer of Alloc has grown")
+	}
+	if err := plain.(*buffer).Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Tables are not copied by a graph: it would copy what they hold when it is
 // launched.
 func TestNoTablesInGraphs(t *testing.T) {

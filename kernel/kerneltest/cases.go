@@ -32,13 +32,14 @@ var table = sync.OnceValue(func() []Case {
 	t.statsIdentities()
 	t.operations()
 	t.pageOperations()
+	t.swaps(kernel.Exact)
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
 	return t.cases
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "swap", "errors"}
 
 type builder struct{ cases []Case }
 
