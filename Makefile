@@ -78,7 +78,7 @@ cuda-test: export CGO_LDFLAGS = $(CUDA_LDFLAGS)
 cuda-test: export LD_LIBRARY_PATH = $(CURDIR)/build/sim
 cuda-test: build/lib/libcuda.a
 	cmake -S . -B build && cmake --build build --target sim --parallel 2
-	$(GO) test -count=1 -tags cuda ./cuda/... # a cached result knows nothing of the driver it ran on
+	$(GO) test -count=1 -tags cuda ./cuda/... ./backend/... # a cached result knows nothing of the driver it ran on
 
 # What a device has to show: on a machine with one, or with the programs of
 # gpu-check-build, under 64 MiB, carried there: .ci/gpu-check FOLDER RESULTS.

@@ -30,3 +30,20 @@ func (e *UnavailableError) Unwrap() error { return e.Err }
 
 // Is reports whether target is errors.ErrUnsupported.
 func (e *UnavailableError) Is(target error) bool { return target == errors.ErrUnsupported }
+
+// StaleGraphError says that a kernel was planned so that a graph no longer serves
+// it: for other numbers of tokens, or for sequences so much longer that its tables
+// have moved, which happens each time that they double. Capture anew.
+type StaleGraphError struct {
+	Kernel string
+}
+
+func (e *StaleGraphError) Error() string {
+	return fmt.Sprintf("cuda: graph: the last Plan of %s does not fit what was captured: capture anew", e.Kernel)
+}
+
+// Roof is what a device can do at most, as it was measured.
+type Roof struct {
+	FMA  float64 // FLOP/s of FP32 fused multiply-adds in registers
+	Read float64 // bytes/s read from its memory
+}

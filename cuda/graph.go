@@ -30,17 +30,6 @@ type use struct {
 	plans  int
 }
 
-// StaleGraphError says that a kernel was planned so that a graph no longer serves
-// it: for other numbers of tokens, or for sequences so much longer that its tables
-// have moved, which happens each time that they double. Capture anew.
-type StaleGraphError struct {
-	Kernel string
-}
-
-func (e *StaleGraphError) Error() string {
-	return fmt.Sprintf("cuda: graph: the last Plan of %s does not fit what was captured: capture anew", e.Kernel)
-}
-
 // Capture records what record asks of this backend, and does not run it: Run,
 // Backward and ColumnStats of planned kernels, and Merge. What has to copy tables
 // to the device (Plan, AppendKV, CopyPages, Rotate and the like) cannot be

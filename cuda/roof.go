@@ -11,12 +11,6 @@ import (
 	"unsafe"
 )
 
-// Roof is what a device can do at most, as it was measured.
-type Roof struct {
-	FMA  float64 // FLOP/s of FP32 fused multiply-adds in registers
-	Read float64 // bytes/s read from its memory
-}
-
 // MeasureRoof measures the device's roofs: fused multiply-adds of registers, and
 // reading so many bytes, which should be several times what its caches hold. Each
 // takes the best of some runs of about the given time together.
