@@ -113,3 +113,30 @@ func (b *Backend) EncodePages(a *kernel.EncodeArgs) error {
 	}
 	return nil
 }
+
+// TopK finds the indices of the largest scores of rows. It waits for the device.
+func (b *Backend) TopK(a *kernel.TopKArgs) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	if err := b.onDevice(&a.Scores); err != nil {
+		return err
+	}
+	rows := a.Scores.Shape[0] * a.Scores.Shape[1]
+	if rows == 0 {
+		return nil
+	}
+	return b.withTables(func(at []uint64) error {
+		var p C.lc_topk_params
+		setTensor(&p.scores, &a.Scores)
+		if a.Counts != nil {
+			p.counts = C.uint64_t(at[0])
+		}
+		p.out, p.rows = C.uint64_t(at[1]), C.int64_t(rows)
+		p.heads, p.n, p.k = C.int32_t(a.Scores.Shape[1]), C.int32_t(a.Scores.Shape[2]), C.int32_t(a.K)
+		if err := b.dev.launch("topk_rows_256", blocksFor(rows, 1), opThreads, int(C.lc_topk_shared()), unsafe.Pointer(&p)); err != nil {
+			return fmt.Errorf("cuda: topk_rows_256 of %v: %w", &a.Scores, err)
+		}
+		return b.dev.copyOut(bytesOf(a.Out), at[1])
+	}, bytesOf(a.Counts), bytesOf(a.Out))
+}

@@ -22,6 +22,7 @@ type Ops interface {
 	Merge(*MergeArgs) error
 	PageBounds(*PageBoundsArgs) error
 	PageScores(*PageScoresArgs) error
+	TopK(*TopKArgs) error
 }
 
 // Attention is a kernel chosen for a Spec. Run, Backward and ColumnStats use the

@@ -107,6 +107,9 @@
 //  17. PageScores: with q⁺ = max(q, 0) and q⁻ = min(q, 0),
 //     a = fma(Max[d], q⁺[d], a) over d from +0, then a = fma(Min[d], q⁻[d], a)
 //     over d, then a·Scale.
+//  18. TopK: of the first Count scores of a row those above −Inf that are no NaN
+//     are chosen from, the largest first, of equal ones (−0 and +0 are) those of
+//     lower index first.
 //
 // The Fast policy of a backend may take any order; see Policy.
 //

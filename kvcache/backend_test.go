@@ -145,3 +145,4 @@ func (*hostBackend) Merge(*kernel.MergeArgs) error   { return errors.ErrUnsuppor
 
 func (*hostBackend) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) PageScores(*kernel.PageScoresArgs) error { return errors.ErrUnsupported }
+func (*hostBackend) TopK(*kernel.TopKArgs) error             { return errors.ErrUnsupported }

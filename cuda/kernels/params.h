@@ -206,6 +206,15 @@ typedef struct {
 	float scale;
 } lc_scores_params;
 
+// lc_topk_params finds the largest scores of rows: kernel.TopKArgs.
+typedef struct {
+	lc_tensor scores;
+	uint64_t counts; // int32 [tokens]; 0: n
+	uint64_t out;    // int32 [rows][k]
+	int64_t rows;
+	int32_t heads, n, k, unused;
+} lc_topk_params;
+
 // lc_encode_params codes pages, of keys or of values: kernel.EncodeArgs.
 typedef struct {
 	lc_tensor rows;
@@ -253,7 +262,9 @@ static inline LC_ANYWHERE int32_t lc_gradient_slices(int32_t features) { return 
 static inline LC_ANYWHERE int64_t lc_gradient_sums(int32_t slices) { return (int64_t)slices * 64 * 64; }
 static inline LC_ANYWHERE int64_t lc_gradient_turned(int32_t terms, int32_t head_dim) { return (int64_t)terms * 64 * 64 * lc_gradient_slices(head_dim); }
 
-// lc_scores_shared is the bytes of shared memory of page_scores.
+// lc_scores_shared and lc_topk_shared are the bytes of shared memory of
+// page_scores and topk_rows.
+static inline LC_ANYWHERE int32_t lc_topk_shared(void) { return 4 * (256 + 8); }
 static inline LC_ANYWHERE int32_t lc_scores_shared(void) { return 4 * (64 + 16) * (32 + 1); }
 
 #define LC_SIZE(type, bytes) typedef char lc_size_of_##type[sizeof(type) == (bytes) ? 1 : -1]
@@ -274,6 +285,7 @@ LC_SIZE(lc_roof_params, 24);
 LC_SIZE(lc_bounds_params, 208);
 LC_SIZE(lc_scores_params, 256);
 LC_SIZE(lc_encode_params, 272);
+LC_SIZE(lc_topk_params, 88);
 #undef LC_SIZE
 
 #endif

@@ -32,6 +32,7 @@ var table = sync.OnceValue(func() []Case {
 	t.statsIdentities()
 	t.operations()
 	t.pageOperations()
+	t.topK(kernel.Exact)
 	t.swaps(kernel.Exact)
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
@@ -39,7 +40,7 @@ var table = sync.OnceValue(func() []Case {
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "swap", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "topk", "swap", "errors"}
 
 type builder struct{ cases []Case }
 

@@ -17,6 +17,7 @@ type operands struct {
 
 	pageBounds kernel.PageBoundsArgs
 	pageScores kernel.PageScoresArgs
+	topK       kernel.TopKArgs
 }
 
 func newOperands(m *memory) (*operands, error) {
@@ -28,6 +29,7 @@ func newOperands(m *memory) (*operands, error) {
 	k, v := &o.encode.CodedKey, &o.encode.CodedValue
 	o.pageBounds.Pages, o.pageBounds.Rows = []int32{3, 1}, []int32{2, 2}
 	o.pageScores = kernel.PageScoresArgs{QueryStart: []int32{0, 2, 3}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}, Scale: 1}
+	o.topK = kernel.TopKArgs{Counts: []int32{7, 0, 3}, K: 2, Out: make([]int32, 12)}
 	o.rotate = kernel.RotateArgs{Rows: []int32{0, -1, 3}, Table: table, Dim: 4}
 	for _, v := range []struct {
 		view   *tensor.View
@@ -45,7 +47,7 @@ func newOperands(m *memory) (*operands, error) {
 		{&o.merge.Out, true, []int64{3, 2, 6}}, {&o.merge.LSE, true, []int64{3, 2}},
 		{&o.pageBounds.Key, false, []int64{4, 2, 2, 4}}, {&o.pageBounds.Min, true, []int64{4, 2, 4}}, {&o.pageBounds.Max, true, []int64{4, 2, 4}},
 		{&o.pageScores.Query, false, []int64{3, 4, 4}}, {&o.pageScores.Min, false, []int64{4, 2, 4}}, {&o.pageScores.Max, false, []int64{4, 2, 4}},
-		{&o.pageScores.Out, true, []int64{3, 4, 2}},
+		{&o.pageScores.Out, true, []int64{3, 4, 2}}, {&o.topK.Scores, false, []int64{3, 2, 7}},
 	} {
 		dtype := tensor.F32
 		switch v.view {
@@ -95,6 +97,9 @@ var calls = []struct {
 	}},
 	{"pagescores", func(b kernel.Backend, o *operands) error { return b.PageScores(&o.pageScores) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.pageScores.Query, &o.pageScores.Min, &o.pageScores.Max, &o.pageScores.Out}
+	}},
+	{"topk", func(b kernel.Backend, o *operands) error { return b.TopK(&o.topK) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.topK.Scores}
 	}},
 }
 
@@ -176,6 +181,7 @@ var operandFaults = map[string][]operandFault{
 	},
 	"pagebounds": boundsFaults,
 	"pagescores": scoresFaults,
+	"topk":       topKFaults,
 }
 
 func (t *builder) operationErrors() {
