@@ -131,5 +131,6 @@
 //	SinkLogit                   learnable_sink       sink                      sinks
 //	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)
 //	PageBounds, PageScores      –                    –                         – (Quest: page metadata, criticality estimate)
+//	TopK                        –                    –                         – (torch.topk, with an order of ties)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
 package kernel

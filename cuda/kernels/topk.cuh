@@ -68,7 +68,7 @@ struct TopK {
 		n = p.counts ? load_const((const int32_t *)p.counts + token) : p.n;
 		int have = from(1), k = have < p.k ? have : p.k;
 		uint32_t least = 0;
-		for (int bit = 31; bit >= 0 && k > 0; bit--)
+		UNROLL_BY(1) for (int bit = 31; bit >= 0 && k > 0; bit--)
 			if (from(least | 1u << bit) >= k)
 				least |= 1u << bit;
 		if (k == 0)

@@ -34,7 +34,9 @@ type wrong struct {
 	bounds   func(*kernel.PageBoundsArgs)
 	scores   func(*kernel.PageScoresArgs)
 	bounded  func(*kernel.PageScoresArgs)
-	deaf     bool // no errors
+	choice   func(*kernel.TopKArgs) // before
+	chosen   func(*kernel.TopKArgs) // after
+	deaf     bool                   // no errors
 }
 
 func (w *wrong) Attention(s kernel.Spec) (kernel.Attention, error) {
@@ -103,6 +105,18 @@ func (w *wrong) PageBounds(a *kernel.PageBoundsArgs) error {
 		w.bounds(&b)
 	}
 	return w.hear(w.Backend.PageBounds(&b))
+}
+
+func (w *wrong) TopK(a *kernel.TopKArgs) error {
+	b := *a
+	if w.choice != nil {
+		w.choice(&b)
+	}
+	err := w.Backend.TopK(&b)
+	if err == nil && w.chosen != nil {
+		w.chosen(&b)
+	}
+	return w.hear(err)
 }
 
 func (w *wrong) PageScores(a *kernel.PageScoresArgs) error {
@@ -408,7 +422,25 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 				}
 			}
 		}}, []catch{{"pagescores/spare-columns", fast}, {"pagescores/no-pages", exact}}, "Inf"},
-		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/columnstats/power-3", exact}, {"errors/pagebounds/rows-too-many", exact}, {"errors/pagescores/views", fast},
+		{"scores that do not count are chosen", wrong{choice: func(a *kernel.TopKArgs) { a.Counts = nil }},
+			[]catch{{"topk/n=300/k=17/kind=0/counts=true", exact}}, "indices"},
+		{"of equal scores the last are chosen", wrong{chosen: func(a *kernel.TopKArgs) {
+			for r := 0; r < len(a.Out); r += a.K {
+				token, head := int64(r/a.K)/a.Scores.Shape[1], int64(r/a.K)%a.Scores.Shape[1]
+				last := int64(a.Out[r+a.K-1])
+				for j := last + 1; last >= 0 && j < a.Scores.Shape[2]; j++ {
+					if a.Scores.At(token, head, j) == a.Scores.At(token, head, last) {
+						a.Out[r+a.K-1] = int32(j)
+					}
+				}
+			}
+		}}, []catch{{"topk/n=300/k=17/kind=1/counts=false", exact}}, "indices"},
+		{"a NaN is chosen", wrong{chosen: func(a *kernel.TopKArgs) {
+			if x := a.Scores.At(0, 0, 1); x != x || math.IsInf(float64(x), -1) {
+				a.Out[0] = 1
+			}
+		}}, []catch{{"topk/n=300/k=17/kind=2/counts=false", exact}}, "indices"},
+		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/topk/views", fast}, {"errors/topk/k-0", exact}, {"errors/columnstats/power-3", exact}, {"errors/pagebounds/rows-too-many", exact}, {"errors/pagescores/views", fast},
 			{"errors/run/contiguous/Query", exact}, {"errors/append/slot-too-large", exact}, {"errors/copy/views", fast},
 			{"errors/encode/views", fast}, {"errors/encode/target-twice", exact}, {"errors/run/coded/CodedKey.Scale", exact}, {"errors/append/scale-of-f32", exact},
 			{"errors/rotate/row-too-large", exact}, {"errors/merge/views", exact}, {"errors/order", exact}}, ""},
