@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -425,12 +426,12 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 		{"scores that do not count are chosen", wrong{choice: func(a *kernel.TopKArgs) { a.Counts = nil }},
 			[]catch{{"topk/n=300/k=17/kind=0/counts=true", exact}}, "indices"},
 		{"of equal scores the last are chosen", wrong{chosen: func(a *kernel.TopKArgs) {
-			for r := 0; r < len(a.Out); r += a.K {
-				token, head := int64(r/a.K)/a.Scores.Shape[1], int64(r/a.K)%a.Scores.Shape[1]
-				last := int64(a.Out[r+a.K-1])
-				for j := last + 1; last >= 0 && j < a.Scores.Shape[2]; j++ {
-					if a.Scores.At(token, head, j) == a.Scores.At(token, head, last) {
-						a.Out[r+a.K-1] = int32(j)
+			row := a.Out[:a.K]
+			for c, i := range row {
+				for j := range int32(a.Scores.Shape[2]) {
+					if j > i && !slices.Contains(row, j) && a.Scores.At(0, 0, int64(j)) == a.Scores.At(0, 0, int64(i)) {
+						row[c] = j
+						return
 					}
 				}
 			}
