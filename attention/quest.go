@@ -28,7 +28,8 @@ import (
 // Limits: for decode, and made of plain pages. The bound is loose where a page
 // holds unlike keys. Queries must be turned as the bounded keys are: bounds of
 // PostRoPE keys are those of the true scores; of PreRoPE keys they rank by
-// content alone.
+// content alone. Package cpu reads tiles of 64 keys, so that there smaller pages
+// save less than their share.
 type Quest struct {
 	Pages  int // pages a query head sees, at least 1
 	Sinks  int // of these, first pages, at least 0
@@ -49,7 +50,9 @@ func (Quest) Bounds(ops kernel.Ops, key, least, most tensor.View, pages, rows []
 	return nil
 }
 
-// Select lists the pages of each query token and KV head, for Step.Blocks.
+// Select lists the pages of each query token and KV head, for Step.Blocks of a
+// Mask of causal regions with kernel.MaskBlocks: the lists end at the query's own
+// page, of which they do not hide later keys.
 // least and most are [pages, KVHeads, HeadDim] as Bounds left them.
 func (q Quest) Select(ops kernel.Ops, in *Selection, least, most tensor.View) (kernel.BlockSparse, error) {
 	if q.Sinks < 0 || q.Recent < 1 || q.Pages < 1 || q.Sinks > q.Pages-q.Recent {

@@ -163,3 +163,52 @@ func TestSelectorsRefuseBadParameters(t *testing.T) {
 		}
 	}
 }
+
+// pagedKV is one sequence in the pages of a selecting.
+type pagedKV struct{ s *selecting }
+
+func (p pagedKV) KeyStorage() kernel.KeyStorage { return kernel.PreRoPE }
+func (p pagedKV) PageSize() int                 { return p.s.in.PageSize }
+func (p pagedKV) KeyPositions([]int32) []int32  { return nil }
+func (p pagedKV) LowerKV(dst *kernel.Batch) error {
+	dst.SeqLens, dst.Pages = append(dst.SeqLens[:0], p.s.in.SeqLens...), p.s.in.Pages
+	return nil
+}
+
+func TestQuestOfAllPagesIsDense(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 20 {
+		s := newSelecting(r, 1+r.IntN(5), 5+r.IntN(300), 1+r.IntN(40), 4, 2, 8)
+		out := func(mask attention.Mask, blocks kernel.BlockSparse) []float32 {
+			a, err := attention.New(b, attention.Config{Heads: 4, KVHeads: 2, HeadDim: 8, PageSize: s.in.PageSize, Mask: mask})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			tokens := s.in.Query.Shape[0]
+			if err := a.Plan(attention.Step{QueryLens: []int{int(tokens)}, KV: pagedKV{s}, Blocks: blocks}); err != nil {
+				t.Fatal(err)
+			}
+			args := kernel.Args{Query: s.in.Query, Key: s.key, Value: s.key, Out: tensor.New(tensor.F32, tokens, 4, 8)}
+			if err := a.Run(&args); err != nil {
+				t.Fatal(err)
+			}
+			return args.Out.F32s()
+		}
+		causalBlocks := attention.Causal()
+		causalBlocks.Kinds |= kernel.MaskBlocks
+		q := attention.Quest{Pages: len(s.pages) + 2, Sinks: r.IntN(2), Recent: 1 + r.IntN(2)}
+		if err := q.Bounds(b, s.key, s.least, s.most, s.pages, s.rows); err != nil {
+			t.Fatal(err)
+		}
+		m, err := q.Select(b, &s.in, s.least, s.most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := out(causalBlocks, m), out(attention.Causal(), kernel.BlockSparse{}); !slices.Equal(got, want) {
+			t.Fatalf("%+v of %d keys, pages of %d: not the bits of dense attention", q, s.in.SeqLens[0], s.in.PageSize)
+		}
+	}
+}
