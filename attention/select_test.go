@@ -212,3 +212,48 @@ func TestQuestOfAllPagesIsDense(t *testing.T) {
 		}
 	}
 }
+
+// A sequence's pages do not depend on what else is in the step.
+func TestQuestOfSequencesTogether(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(7, 8))
+	q := attention.Quest{Pages: 4, Sinks: 1, Recent: 1}
+	for range 20 {
+		s := newSelecting(r, 5, 90, 1+r.IntN(9), 4, 2, 8)
+		if err := q.Bounds(b, s.key, s.least, s.most, s.pages, s.rows); err != nil {
+			t.Fatal(err)
+		}
+		// three sequences over the same pages, the middle one without queries
+		all, start := s.in, []int32{0, 2, 2, 5}
+		all.QueryStart, all.SeqLens = start, []int32{int32(2 + r.IntN(60)), 1, int32(3 + r.IntN(60))}
+		all.Pages = kernel.BlockTable{Indptr: []int32{0}}
+		for _, n := range all.SeqLens {
+			all.Pages.Indices = append(all.Pages.Indices, s.pages[:(int(n)+s.in.PageSize-1)/s.in.PageSize]...)
+			all.Pages.Indptr = append(all.Pages.Indptr, int32(len(all.Pages.Indices)))
+		}
+		got, err := q.Select(b, &all, s.least, s.most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, n := range all.SeqLens {
+			tokens := start[i+1] - start[i]
+			one := all
+			one.Query = s.in.Query.Slice(0, int64(start[i]), int64(start[i+1]))
+			one.Scores = tensor.New(tensor.F32, int64(tokens), 4, int64(len(s.pages)))
+			one.QueryStart, one.SeqLens = []int32{0, tokens}, []int32{n}
+			pages := all.Pages.Indices[all.Pages.Indptr[i]:all.Pages.Indptr[i+1]]
+			one.Pages = kernel.BlockTable{Indptr: []int32{0, int32(len(pages))}, Indices: pages}
+			want, err := q.Select(b, &one, s.least, s.most)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for row := range 2 * tokens {
+				at := got.RowStart[i] + row
+				if x, y := got.Indices[got.Indptr[at]:got.Indptr[at+1]], want.Indices[want.Indptr[row]:want.Indptr[row+1]]; !slices.Equal(x, y) {
+					t.Fatalf("sequence %d, row %d: pages %v, alone %v", i, row, x, y)
+				}
+			}
+		}
+	}
+}
