@@ -1,0 +1,34 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+func TestSelectRecallsAllWhereAllIsSeen(t *testing.T) {
+	var out, errs bytes.Buffer
+	if err := runSelect(context.Background(), streams{&out, &errs}, strings.Fields("-json -keys 200,513 -page 16 -pages 33 -repeats 1")); err != nil {
+		t.Fatal(err)
+	}
+	var got []selectResult
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 2 {
+		t.Fatalf("%v: %s", err, &out)
+	}
+	for _, r := range got {
+		if r.Mass != 1 || r.Error != 0 {
+			t.Errorf("%+v, want all mass and no error", r)
+		}
+	}
+}
+
+func TestSelectRefusesBadFlags(t *testing.T) {
+	for _, args := range []string{"-keys 3", "-keys x", "-keys 9999999999", "-page 0", "-pages 0", "-pages 1", "-repeats 0"} {
+		var out, errs bytes.Buffer
+		if err := runSelect(context.Background(), streams{&out, &errs}, strings.Fields(args)); err == nil {
+			t.Errorf("%s: no error", args)
+		}
+	}
+}
