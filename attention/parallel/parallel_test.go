@@ -180,7 +180,7 @@ func TestRanksComputeWhatOneDoes(t *testing.T) {
 	b := cpu.New(cpu.Options{Workers: 2})
 	defer b.Close()
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, tokens := range []int64{1, 37, 700} {
+	for _, tokens := range []int64{1, 37, 300} {
 		args := kernel.Args{Query: random(r, tokens, heads, dim), Key: random(r, tokens, kvHeads, dim), Value: random(r, tokens, kvHeads, value)}
 		for _, rotary := range []attention.Rotary{nil, rope.Default{Base: rope.Base{HeadDim: dim}}} {
 			for _, causal := range []bool{true, false} {
@@ -195,6 +195,7 @@ func TestRanksComputeWhatOneDoes(t *testing.T) {
 				}
 				one := plans(t, int(tokens), 1, heads, kvHeads, causal)[0]
 				want, lse := run(one)
+				dense := exact(&args, one.sees)
 				for _, ranks := range []int{1, 2, 5} {
 					for _, p := range plans(t, int(tokens), ranks, heads, kvHeads, causal) {
 						name := fmt.Sprintf("%s, %d tokens, %d ranks, causal %v, rotary %v", p.s.Name, tokens, ranks, causal, rotary != nil)
@@ -214,7 +215,11 @@ func TestRanksComputeWhatOneDoes(t *testing.T) {
 							t.Errorf("%s: a second run differs", name)
 						}
 						if rotary == nil {
-							if d := distance(out, exact(&args, p.sees)); !(d < 2e-6) {
+							of := dense
+							if p.s.Name == "star" {
+								of = exact(&args, p.sees)
+							}
+							if d := distance(out, of); !(d < 2e-6) {
 								t.Errorf("%s: relative distance %.2g from float64", name, d)
 							}
 						}
