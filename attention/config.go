@@ -10,7 +10,7 @@ import (
 type Config struct {
 	Heads    int // query heads
 	KVHeads  int // key and value heads; divides Heads
-	HeadDim  int // features of a query and a key, 1 to 512
+	HeadDim  int // features of a query and a key, 1 to 576
 	ValueDim int // features of a value; 0: HeadDim
 
 	DType    tensor.DType // of Query and Out; 0: F32

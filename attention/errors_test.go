@@ -39,7 +39,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 		"nothing":            {func(c *attention.Config) { *c = attention.Config{} }, []string{"Heads 0", "KVHeads 0", "HeadDim 0", "Mask has no regions"}},
 		"heads":              {func(c *attention.Config) { c.KVHeads = 3 }, []string{"KVHeads 3 does not divide Heads 4"}},
 		"negative heads":     {func(c *attention.Config) { c.Heads = -4 }, []string{"Heads -4, want 1 to 4096"}},
-		"head dimension":     {func(c *attention.Config) { c.HeadDim = 513 }, []string{"HeadDim 513, want 1 to 512"}},
+		"head dimension":     {func(c *attention.Config) { c.HeadDim = 577 }, []string{"HeadDim 577, want 1 to 576"}},
 		"value dimension":    {func(c *attention.Config) { c.ValueDim = -1 }, []string{"ValueDim -1"}},
 		"types":              {func(c *attention.Config) { c.DType, c.KVDType = 9, 8 }, []string{"DType DType(9)", "KVDType DType(8)", "bf16"}},
 		"few bits":           {func(c *attention.Config) { c.DType, c.KVDType = tensor.F8E4M3, tensor.U8 }, []string{"DType f8e4m3", "KVDType u8, want f32, f16, bf16, f8e4m3 or f8e5m2"}},

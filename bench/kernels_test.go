@@ -80,7 +80,7 @@ func TestKernelsBadRequests(t *testing.T) {
 		{"-kinds", "prefill,decod", "want some of [prefill decode backward]"},
 		{"-lengths", "1k,x", "no number"},
 		{"-lengths", "0", "want 1 to"},
-		{"-dims", "513", "want 1 to 512"},
+		{"-dims", "577", "want 1 to 576"},
 		{"-gqa", "0", "want 1 to"},
 		{"-dtypes", "f64", "f64"},
 		{"-pages", "-1", "no number"},

@@ -97,6 +97,9 @@ type attention struct {
 // policy computes as Exact does.
 func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 	reasons := s.Problems()
+	if most := shapes[len(shapes)-1].dim; max(s.HeadDim, s.ValueDim) > most {
+		reasons = append(reasons, fmt.Sprintf("HeadDim %d and ValueDim %d (have 1 to %d)", s.HeadDim, s.ValueDim, most))
+	}
 	if len(reasons) == 0 {
 		for _, x := range [...]shape{choose(&s, math.MaxInt), choose(&s, 1)} {
 			if need, have := x.sharedBytes(&s), b.dev.sharedBytes(); need > have {

@@ -10,7 +10,7 @@ import (
 // every reason. It is errors.ErrUnsupported.
 type UnsupportedError struct {
 	Backend string
-	Reasons []string // "HeadDim 1024 (have 1 to 512)"
+	Reasons []string // "HeadDim 1024 (have 1 to 576)"
 }
 
 func (e *UnsupportedError) Error() string {

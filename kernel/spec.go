@@ -67,8 +67,9 @@ const MaxTerms = 8
 // MaxHeads is the largest number of query heads.
 const MaxHeads = 1 << 12
 
-// MaxHeadDim is the largest HeadDim and ValueDim.
-const MaxHeadDim = 512
+// MaxHeadDim is the largest HeadDim and ValueDim: the rows of 512 + 64 features
+// that MLA caches.
+const MaxHeadDim = 576
 
 // Spec is what is fixed for one layer type of a model. A backend chooses a
 // kernel for it, or refuses it with an UnsupportedError.

@@ -148,7 +148,7 @@ func (t *builder) shapes() {
 		t.attention(fmt.Sprintf("dim=%d/decode", d), config(4, 2, d), decodes(150))
 		t.attention(fmt.Sprintf("dim=%d/bf16", d), config(4, 2, d, types(tensor.BF16, tensor.BF16), paged(16)), step([]int{1, 6}, []int{80, 70}))
 	}
-	for _, d := range [][2]int{{24, 16}, {192, 128}, {16, 24}, {1, 65}, {17, 1}, {8, 512}} {
+	for _, d := range [][2]int{{24, 16}, {192, 128}, {16, 24}, {1, 65}, {17, 1}, {8, 512}, {576, 512}} {
 		t.attention(fmt.Sprintf("dim=%d/valuedim=%d", d[0], d[1]), config(4, 2, d[0], valueDim(d[1])), step([]int{21, 1}, []int{66, 66}))
 	}
 }

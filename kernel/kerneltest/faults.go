@@ -140,7 +140,7 @@ func specFaults() []fault {
 		set("no-kvheads", func(s *kernel.Spec) { s.KVHeads = 0 }),
 		set("kvheads-do-not-divide", func(s *kernel.Spec) { s.Heads, s.KVHeads = 5, 2 }),
 		set("no-headdim", func(s *kernel.Spec) { s.HeadDim, s.RotaryDim = 0, 0 }),
-		set("headdim-513", func(s *kernel.Spec) { s.HeadDim = 513 }),
+		set("headdim-577", func(s *kernel.Spec) { s.HeadDim = 577 }),
 		set("valuedim-0", func(s *kernel.Spec) { s.ValueDim = 0 }),
 		set("dtype", func(s *kernel.Spec) { s.DType = 0 }),
 		set("kvdtype", func(s *kernel.Spec) { s.KVDType = 77 }),

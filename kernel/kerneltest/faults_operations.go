@@ -146,9 +146,9 @@ var operandFaults = map[string][]operandFault{
 		{"groups-do-not-divide", func(o *operands) {
 			o.encode.CodedValue.Scale, o.encode.CodedValue.Zero = tensor.New(tensor.F16, 3, 2, 2, 4), tensor.New(tensor.F16, 3, 2, 2, 4)
 		}},
-		{"features-513", func(o *operands) {
-			o.encode.Key, o.encode.CodedKey = tensor.New(tensor.F32, 3, 2, 2, 513), kernel.CodedPages{
-				Codes: tensor.New(tensor.U8, 3, 2, 2, 513), Scale: tensor.New(tensor.F16, 3, 2, 513), Zero: tensor.New(tensor.F16, 3, 2, 513)}
+		{"features-577", func(o *operands) {
+			o.encode.Key, o.encode.CodedKey = tensor.New(tensor.F32, 3, 2, 2, 577), kernel.CodedPages{
+				Codes: tensor.New(tensor.U8, 3, 2, 2, 577), Scale: tensor.New(tensor.F16, 3, 2, 577), Zero: tensor.New(tensor.F16, 3, 2, 577)}
 		}},
 		{"features-apart", func(o *operands) { o.encode.CodedKey.Codes.Stride[3] = 0 }},
 		{"zero", func(o *operands) { o.encode = kernel.EncodeArgs{} }},
