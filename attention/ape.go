@@ -40,7 +40,7 @@ type APEAttention struct {
 	backend          kernel.Backend
 	contexts, others *Attention
 	gain             float32
-	end              int // of the contexts
+	end              int              // of the contexts
 	buffers          [2]tensor.Buffer // Out and LSE of the contexts
 	tokens, room     int
 	planned          bool

@@ -229,8 +229,10 @@ func TestShiftedGroupsOnABackend(t *testing.T) {
 
 func TestLayerMaps(t *testing.T) {
 	for _, c := range []struct {
-		name          string
-		m             interface{ Map() (attention.LayerMap, error) }
+		name string
+		m    interface {
+			Map() (attention.LayerMap, error)
+		}
 		reads, writes []int
 	}{
 		{"cla", attention.CLA{Layers: 5, Group: 2}, []int{0, 0, 1, 1, 2}, []int{0, 2, 4}},
@@ -247,7 +249,9 @@ func TestLayerMaps(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want reads %v and writes %v", c.name, m, err, c.reads, c.writes)
 		}
 	}
-	for _, m := range []interface{ Map() (attention.LayerMap, error) }{
+	for _, m := range []interface {
+		Map() (attention.LayerMap, error)
+	}{
 		attention.CLA{}, attention.CLA{Layers: 3}, attention.YOCO{Layers: 3, Window: 1}, attention.YOCO{Layers: 4}, attention.YOCO{Window: 3},
 		attention.LCKV{}, attention.LCKV{Layers: 4, Bottom: 2, Top: 2}, attention.LCKV{Layers: 4, Bottom: -1}, attention.LCKV{Layers: 4, Top: -1},
 	} {
