@@ -17,7 +17,7 @@ type Module struct {
 	Kind     string `json:"kind"`
 	Claim    string `json:"claim"`    // beyond the trained length: "strong" (retrieval stays), "weak" (perplexity stays flat) or "none"
 	Needs    string `json:"needs"`    // of model and cache, "" for any model with RoPE
-	Backends string `json:"backends"` // that compute it
+	Backends string `json:"backends"` // it is tested on, itself or by the masks and scores it is made of
 	Composes string `json:"composes"` // with what
 
 	// New returns a value of the module's type with the usual settings for a
@@ -147,21 +147,21 @@ func compositeModules() []Module {
 		return Module{name, paper, "composite", claim, needs, backends, with, make}
 	}
 	return []Module{
-		of(MLA{}.Name(), arxiv+"2405.04434", "none", trainedSo+"; one row of latent and rotated features a token", "cpu; cuda naive, and absorbed up to 512 features",
+		of(MLA{}.Name(), arxiv+"2405.04434", "none", trainedSo+"; one row of latent and rotated features a token", "cpu; cuda naive",
 			"masks, position modules, scores, frequencies of package rope; paged keys", func(s ModelSizes) any {
 				return MLA{Heads: s.Heads, Latent: 4 * s.HeadDim, Rope: s.HeadDim / 2, Nope: s.HeadDim, Value: s.HeadDim}
 			}),
-		of(Diff{}.Name(), arxiv+"2410.05258", "none", trainedSo, everywhere, "masks, position modules, scores, frequencies of package rope; paged keys", func(s ModelSizes) any {
+		of(Diff{}.Name(), arxiv+"2410.05258", "none", trainedSo, "cpu", "masks, position modules, scores, frequencies of package rope; paged keys", func(s ModelSizes) any {
 			return Diff{Lambda: DiffLambdaInit(s.Layers / 2)}
 		}),
-		of(Dilated{}.Name(), arxiv+"2307.02486", "none", trainedSo, everywhere, "soft cap, frequencies of package rope; contiguous keys", func(s ModelSizes) any {
+		of(Dilated{}.Name(), arxiv+"2307.02486", "none", trainedSo, "cpu", "soft cap, frequencies of package rope; contiguous keys", func(s ModelSizes) any {
 			return Dilated{Segments: []int{s.Trained / 16 * 4, s.Trained / 16 * 16}, Rates: []int{1, 4}}
 		}),
 		of(CoPE{}.Name(), arxiv+"2405.18719", "weak", trainedSo, "cpu", "scores but relative bias; paged and contiguous keys; no rotation; decode, and prefill query by query", func(s ModelSizes) any {
 			return CoPE{Embedding: tensor.New(tensor.F32, 64, int64(s.HeadDim))}
 		}),
 		of(PCW{}.Name(), arxiv+"2212.10947", "strong", "the lengths of contexts", everywhere, ofPosition, func(s ModelSizes) any { return PCW{Contexts: []int{s.Trained / 2, s.Trained / 2}} }),
-		of(APE{}.Name(), arxiv+"2502.05431", "strong", "the lengths of contexts", everywhere, ofPosition+"; no sink logit", func(s ModelSizes) any {
+		of(APE{}.Name(), arxiv+"2502.05431", "strong", "the lengths of contexts", "cpu", ofPosition+"; no sink logit", func(s ModelSizes) any {
 			return APE{PCW: PCW{Contexts: []int{s.Trained / 2, s.Trained / 2}}, Temperature: 0.9, Gain: 0.9}
 		}),
 	}

@@ -35,6 +35,7 @@ var commands = []command{
 	{"verify", "the conformance suite on every backend under both policies", verify},
 	{"train", "train the model through the library's backward pass", train},
 	{"methods", "list the methods of extrapolate", listMethods},
+	{"modules", "list the techniques of package attention, as a table or JSON", listModules},
 	{"text", "make the held-out text again from the standard library's source", makeText},
 }
 

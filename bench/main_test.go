@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/bench/internal/report"
 	"github.com/longctx/longctx/kernel"
 )
@@ -33,6 +34,26 @@ func TestUsage(t *testing.T) {
 	}
 	if status, out, _ := call(t.Context(), "methods"); status != 0 || !strings.Contains(out, "arxiv.org/abs/2309.00071") {
 		t.Errorf("methods: status %d, %q", status, out)
+	}
+}
+
+func TestModulesAreListed(t *testing.T) {
+	status, out, _ := call(t.Context(), "modules")
+	_, text, _ := call(t.Context(), "modules", "-json")
+	var lines []moduleLine
+	if err := json.Unmarshal([]byte(text), &lines); err != nil || status != 0 {
+		t.Fatalf("status %d, %v", status, err)
+	}
+	if got, want := len(lines), len(attention.Modules()); got != want || strings.Count(out, "\n") != want+1 {
+		t.Errorf("%d modules, want %d:\n%s", got, want, out)
+	}
+	for _, m := range lines {
+		if !strings.Contains(out, m.Name) || !strings.Contains(out, m.Paper) {
+			t.Errorf("%s is not in the table", m.Name)
+		}
+		if m.Name == "rerope" && strings.Join(m.Methods, " ") != "rerope rerope+logn" {
+			t.Errorf("rerope is in %v", m.Methods)
+		}
 	}
 }
 

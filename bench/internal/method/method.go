@@ -21,6 +21,7 @@ type Method struct {
 	Summary string // what it does, in one line
 	Paper   string
 	URL     string
+	Module  string // of attention.Modules, "" where it is of none of them
 	Claim   string // for use beyond the trained length without training: "strong", "weak", "none"
 	Quick   bool   // among the few of -quick
 	Control bool   // not made for a model trained with RoPE and left as it is; here for comparison
@@ -42,6 +43,7 @@ type setting struct {
 	length  int     // n
 	s       float64 // max(1, n/L)
 	heads   int
+	kvHeads int
 	err     error
 }
 
@@ -50,7 +52,7 @@ type setting struct {
 func (m *Method) Setup(c model.Config, length int) (Setup, error) {
 	s := &setting{
 		base:    rope.Base{HeadDim: c.HeadDim, Theta: c.Base},
-		trained: c.Context, length: length, heads: c.Heads,
+		trained: c.Context, length: length, heads: c.Heads, kvHeads: c.KVHeads,
 		s: max(1, float64(length)/float64(c.Context)),
 	}
 	if c.Context < 16 {

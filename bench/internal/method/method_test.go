@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/bench/internal/model"
 	"github.com/longctx/longctx/cpu"
 	"github.com/longctx/longctx/kernel"
@@ -18,7 +19,7 @@ var same = map[string]bool{
 	"dynamic-ntk": true, "yarn": true, "dynamic-yarn": true, "longrope": true, "llama3": true,
 	"proportional": true, "abf": true, "self-extend": true, "window": true, "leaky-rerope": false,
 	"nope": false, "xpos": false, "rerope": false, "rerope+logn": false, "dca": false, "string": false,
-	"lm-infinite": false, "alibi": false, "ntk-by-parts": true, "streaming-llm": true,
+	"lm-infinite": false, "alibi": false, "ntk-by-parts": true, "longformer": true, "zebra": false, "longlora": false, "entropy-abf": true, "streaming-llm": true,
 }
 
 func run(t *testing.T, m *model.Model, b kernel.Backend, how Setup, tokens []int32) []float32 {
@@ -113,6 +114,11 @@ func TestSelect(t *testing.T) {
 		}
 	}
 	for _, m := range table {
+		if m.Module != "" {
+			if _, err := attention.FindModule(m.Module); err != nil {
+				t.Errorf("%s: %v", m.Name, err)
+			}
+		}
 		if m.Title == "" || m.Claim == "" || m.Summary == "" || m.Paper == "" || !strings.HasPrefix(m.URL, "https://") {
 			t.Errorf("%s is not described", m.Name)
 		}

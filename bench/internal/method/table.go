@@ -6,6 +6,7 @@ import (
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/bench/internal/model"
+	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/rope"
 )
 
@@ -25,7 +26,7 @@ var table = []Method{
 		build: func(s *setting) Setup { return s.logN(s.rotate(rope.Default{Base: s.base}, "")) },
 	},
 	{
-		Name: "nope", Title: "NoPE", Claim: "none", Control: true,
+		Name: "nope", Title: "NoPE", Module: "nope", Claim: "none", Control: true,
 		Summary: "no rotation at all",
 		Paper:   "Kazemnejad et al.", URL: "https://arxiv.org/abs/2305.19466",
 		build: func(s *setting) Setup { return s.place(attention.NoPE{}, "") },
@@ -164,7 +165,22 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "rerope", Title: "ReRoPE", Claim: "strong", Quick: true,
+		Name: "entropy-abf", Title: "Entropy-ABF", Module: "entropy", Claim: "none", Control: true,
+		Summary: "abf, and from the third layer on scores of query i times max(1, ln(i+1)/ln L); made to be fine-tuned",
+		Paper:   "Zhang et al., Extending LLMs' Context Window with 100 Samples", URL: "https://arxiv.org/abs/2401.07004",
+		build: func(s *setting) Setup {
+			b := s.base
+			if s.s > 1 {
+				b.Theta, s.err = rope.BaseFor(b.HeadDim, s.trained, b.Theta, s.length)
+			}
+			out := s.rotate(rope.Default{Base: b}, "θ=%.4g", b.Theta)
+			m := attention.EntropyScale{Trained: s.trained, First: 2}
+			out.Layer = func(layer int, c *attention.Config) error { return m.Apply(c, layer) }
+			return out
+		},
+	},
+	{
+		Name: "rerope", Title: "ReRoPE", Module: "rerope", Claim: "strong", Quick: true,
 		Summary: "distances grow to w = L/2 and stay there",
 		Paper:   "Su, Transformer upgrade path 12", URL: "https://kexue.fm/archives/9708",
 		build: func(s *setting) Setup {
@@ -172,7 +188,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "rerope+logn", Title: "ReRoPE with log-n", Claim: "strong", Quick: true,
+		Name: "rerope+logn", Title: "ReRoPE with log-n", Module: "rerope", Claim: "strong", Quick: true,
 		Summary: "rerope, scores of query i times max(1, ln(i+1)/ln L)",
 		Paper:   "Su, Transformer upgrade path 12", URL: "https://kexue.fm/archives/9708",
 		build: func(s *setting) Setup {
@@ -180,7 +196,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "leaky-rerope", Title: "Leaky ReRoPE", Claim: "strong",
+		Name: "leaky-rerope", Title: "Leaky ReRoPE", Module: "leaky-rerope", Claim: "strong",
 		Summary: "distances grow to w = L/2, and beyond it slowly enough to end below L",
 		Paper:   "Su, Transformer upgrade path 12", URL: "https://kexue.fm/archives/9708",
 		build: func(s *setting) Setup {
@@ -190,7 +206,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "self-extend", Title: "Self-Extend", Claim: "strong", Quick: true,
+		Name: "self-extend", Title: "Self-Extend", Module: "self-extend", Claim: "strong", Quick: true,
 		Summary: "near distances kept, far positions divided by a group size and rounded down",
 		Paper:   "Jin et al., LLM Maybe LongLM", URL: "https://arxiv.org/abs/2401.01325",
 		build: func(s *setting) Setup {
@@ -199,7 +215,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "dca", Title: "Dual chunk attention", Claim: "strong", Quick: true,
+		Name: "dca", Title: "Dual chunk attention", Module: "dca", Claim: "strong", Quick: true,
 		Summary: "dual chunk attention: positions start anew every chunk, of ¾L with L/8 kept local",
 		Paper:   "An et al., Training-Free Long-Context Scaling", URL: "https://arxiv.org/abs/2402.17463",
 		build: func(s *setting) Setup {
@@ -208,7 +224,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "string", Title: "STRING", Claim: "none", Control: true,
+		Name: "string", Title: "STRING", Module: "string", Claim: "none", Control: true,
 		Summary: "distances from L/3 on are moved down by L/3 − L/8; made to use the trained length well, not to pass it",
 		Paper:   "An et al., Why Does the Effective Context Length of LLMs Fall Short?", URL: "https://arxiv.org/abs/2410.18745",
 		build: func(s *setting) Setup {
@@ -217,7 +233,7 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "lm-infinite", Title: "LM-Infinite", Claim: "weak",
+		Name: "lm-infinite", Title: "LM-Infinite", Module: "lm-infinite", Claim: "weak",
 		Summary: "the last keys at their distances and the first 10 at a constant one; the rest is not seen",
 		Paper:   "Han et al., LM-Infinite", URL: "https://arxiv.org/abs/2308.16137",
 		build: func(s *setting) Setup {
@@ -236,7 +252,46 @@ var table = []Method{
 		},
 	},
 	{
-		Name: "streaming-llm", Title: "StreamingLLM", Claim: "weak", Quick: true,
+		Name: "longformer", Title: "Window and global tokens", Module: "longformer", Claim: "none", Control: true,
+		Summary: "the last L keys and the first 4 are seen, all at their distances",
+		Paper:   "Beltagy et al., Longformer", URL: "https://arxiv.org/abs/2004.05150",
+		build: func(s *setting) Setup {
+			m := attention.Longformer{Window: s.trained, Global: 4}
+			out := s.rotate(rope.Default{Base: s.base}, "window=%d global=%d", m.Window, m.Global)
+			out.Mask, s.err = m.Decoder()
+			return out
+		},
+	},
+	{
+		Name: "zebra", Title: "Local and global layers", Module: "zebra", Claim: "none", Control: true,
+		Summary: "every other layer sees its own block of L/2 tokens and the one before it",
+		Paper:   "Song et al., Zebra", URL: "https://arxiv.org/abs/2312.08618",
+		build: func(s *setting) Setup {
+			m := attention.Zebra{Group: 2, Block: s.trained / 2, Back: 1}
+			out := s.rotate(rope.Default{Base: s.base}, "block=%d", m.Block)
+			out.Layer = func(layer int, c *attention.Config) (err error) {
+				c.Mask, err = m.Mask(layer)
+				return err
+			}
+			return out
+		},
+	},
+	{
+		Name: "longlora", Title: "Shifted groups", Module: "longlora", Claim: "none", Control: true,
+		Summary: "tokens see their group of L, in half of the heads groups that lie L/2 later; made for fine-tuning",
+		Paper:   "Chen et al., LongLoRA", URL: "https://arxiv.org/abs/2309.12307",
+		build: func(s *setting) Setup {
+			m := attention.ShiftedGroups{Size: s.trained / 2 * 2}
+			out := s.rotate(rope.Default{Base: s.base}, "G=%d", m.Size)
+			out.Mask = m.Mask()
+			out.Blocks = func(queryLens, keyLens []int) (kernel.BlockSparse, error) {
+				return m.Blocks(queryLens, keyLens, s.kvHeads)
+			}
+			return out
+		},
+	},
+	{
+		Name: "streaming-llm", Title: "StreamingLLM", Module: "streaming-llm", Claim: "weak", Quick: true,
 		Summary: "token by token over a cache that drops all but the first 4 and the last L−4 keys; positions are ranks in the cache",
 		Paper:   "Xiao et al., StreamingLLM", URL: "https://arxiv.org/abs/2309.17453",
 		build: func(s *setting) Setup {

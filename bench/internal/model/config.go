@@ -12,6 +12,7 @@ import (
 	"math"
 
 	"github.com/longctx/longctx/attention"
+	"github.com/longctx/longctx/kernel"
 )
 
 // Bytes is the number of tokens that stand for a byte. BOS follows them.
@@ -105,4 +106,9 @@ type Attending struct {
 	Mask     attention.Mask
 	Score    attention.Score
 	Slopes   []float32 // of the heads, with Score.Slopes
+
+	// For Prefill alone. Layer, where not nil, changes the Config of a layer; Blocks
+	// makes Step.Blocks of a step.
+	Layer  func(layer int, c *attention.Config) error
+	Blocks func(queryLens, keyLens []int) (kernel.BlockSparse, error)
 }

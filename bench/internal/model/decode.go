@@ -39,6 +39,9 @@ type DecoderConfig struct {
 
 // NewDecoder makes a Decoder of empty sequences.
 func NewDecoder(m *Model, b kernel.Backend, policy kernel.Policy, how Attending, dc DecoderConfig) (*Decoder, error) {
+	if err := how.everyLayerAlike(); err != nil {
+		return nil, err
+	}
 	size, keys := dc.PageSize, dc.Length
 	if dc.Evict != nil {
 		if dc.Evict.Sinks < 0 || dc.Evict.Recent < 1 {

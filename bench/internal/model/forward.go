@@ -16,25 +16,35 @@ const block = 512
 // Prefill runs whole sequences through a model. It serves one goroutine at a
 // time and keeps its memory from run to run.
 type Prefill struct {
-	model      *Model
-	slopes     tensor.View
-	full, tail *attention.Attention // of all layers but the last, and of the last
+	model  *Model
+	slopes tensor.View
+	layers []*attention.Attention // of each layer; those that attend alike share one, but for the last
+	blocks func(queryLens, keyLens []int) (kernel.BlockSparse, error)
 
 	x, normed, qkv, attended, gateUp, act, logits []float32
 }
 
 // NewPrefill makes a Prefill whose layers attend as told.
 func NewPrefill(m *Model, b kernel.Backend, policy kernel.Policy, how Attending) (*Prefill, error) {
-	full, err := newAttention(m, b, policy, how)
-	if err != nil {
-		return nil, err
+	p := &Prefill{model: m, slopes: slopesView(how), blocks: how.Blocks}
+	for i := range m.Layers {
+		if how.Layer == nil && i > 0 && i < len(m.Layers)-1 {
+			p.layers = append(p.layers, p.layers[0])
+			continue
+		}
+		c := m.Config.attention(policy, how)
+		if how.Layer != nil {
+			if err := how.Layer(i, &c); err != nil {
+				return nil, errors.Join(fmt.Errorf("model: layer %d: %w", i, err), p.Close())
+			}
+		}
+		a, err := attention.New(b, c)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("model: %w", err), p.Close())
+		}
+		p.layers = append(p.layers, a)
 	}
-	tail, err := newAttention(m, b, policy, how)
-	if err != nil {
-		full.Close()
-		return nil, err
-	}
-	return &Prefill{model: m, full: full, tail: tail, slopes: slopesView(how)}, nil
+	return p, nil
 }
 
 func (c *Config) attention(policy kernel.Policy, how Attending) attention.Config {
@@ -45,12 +55,12 @@ func (c *Config) attention(policy kernel.Policy, how Attending) attention.Config
 	}
 }
 
-func newAttention(m *Model, b kernel.Backend, policy kernel.Policy, how Attending) (*attention.Attention, error) {
-	a, err := attention.New(b, m.Config.attention(policy, how))
-	if err != nil {
-		return nil, fmt.Errorf("model: %w", err)
+// everyLayerAlike refuses what only Prefill does.
+func (how *Attending) everyLayerAlike() error {
+	if how.Layer != nil || how.Blocks != nil {
+		return errors.New("model: Attending has Layer or Blocks, want none but for Prefill")
 	}
-	return a, nil
+	return nil
 }
 
 func slopesView(how Attending) tensor.View {
@@ -61,10 +71,40 @@ func slopesView(how Attending) tensor.View {
 }
 
 // KernelName says which kernel computes attention.
-func (p *Prefill) KernelName() string { return p.full.KernelName() }
+func (p *Prefill) KernelName() string { return p.layers[0].KernelName() }
 
 // Close frees what the kernels hold.
-func (p *Prefill) Close() error { return errors.Join(p.full.Close(), p.tail.Close()) }
+func (p *Prefill) Close() (err error) {
+	for i, a := range p.layers {
+		if i == 0 || a != p.layers[i-1] {
+			err = errors.Join(err, a.Close())
+		}
+	}
+	return err
+}
+
+// plan prepares the layers: the last for the last tokens of each sequence.
+func (p *Prefill) plan(lens, lasts []int) error {
+	for i, a := range p.layers {
+		if i > 0 && a == p.layers[i-1] {
+			continue
+		}
+		step := attention.Step{QueryLens: lens}
+		if i == len(p.layers)-1 {
+			step = attention.Step{QueryLens: lasts, KeyLens: lens}
+		}
+		if p.blocks != nil {
+			var err error
+			if step.Blocks, err = p.blocks(step.QueryLens, step.KeyLens); err != nil {
+				return fmt.Errorf("model: %w", err)
+			}
+		}
+		if err := a.Plan(step); err != nil {
+			return fmt.Errorf("model: %w", err)
+		}
+	}
+	return nil
+}
 
 // Run returns the logits [len(sequences)·last, Vocab] after each of the last
 // tokens of each sequence; they are good until the next Run. The last layer is
@@ -79,11 +119,8 @@ func (p *Prefill) Run(sequences [][]int32, last int) ([]float32, error) {
 		lens[i], lasts[i] = len(s), last
 		total += len(s)
 	}
-	if err := p.full.Plan(attention.Step{QueryLens: lens}); err != nil {
-		return nil, fmt.Errorf("model: %w", err)
-	}
-	if err := p.tail.Plan(attention.Step{QueryLens: lasts, KeyLens: lens}); err != nil {
-		return nil, fmt.Errorf("model: %w", err)
+	if err := p.plan(lens, lasts); err != nil {
+		return nil, err
 	}
 	if err := p.embed(sequences, total); err != nil {
 		return nil, err
@@ -93,10 +130,10 @@ func (p *Prefill) Run(sequences [][]int32, last int) ([]float32, error) {
 		l := &p.model.Layers[i]
 		var err error
 		if i < len(p.model.Layers)-1 {
-			err = p.attend(l, p.full, total, nil)
+			err = p.attend(l, p.layers[i], total, nil)
 		} else {
 			keep := tailRows(lens, last)
-			err = p.attend(l, p.tail, total, keep)
+			err = p.attend(l, p.layers[i], total, keep)
 			rows = len(keep)
 		}
 		if err != nil {

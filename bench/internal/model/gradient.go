@@ -46,6 +46,9 @@ type activations struct {
 
 // NewGradient makes a Gradient of m, whose weights may change between calls.
 func NewGradient(m *Model, b kernel.Backend, policy kernel.Policy, how Attending) (*Gradient, error) {
+	if err := how.everyLayerAlike(); err != nil {
+		return nil, err
+	}
 	c := m.Config.attention(policy, how)
 	c.Backward = true
 	a, err := attention.New(b, c)

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/longctx/longctx/attention"
+	"github.com/longctx/longctx/bench/internal/method"
+)
+
+// moduleLine is a line of the table of modules.
+type moduleLine struct {
+	attention.Module
+	Methods []string `json:"extrapolate"` // methods of extrapolate that are made of it
+}
+
+func listModules(_ context.Context, std streams, args []string) error {
+	f := newFlags(std, "modules", "Lists the techniques of package attention: paper, kind, claim beyond the trained\nlength, what they need, the backends that compute them, what they compose with.")
+	asJSON := f.Bool("json", false, "print JSON")
+	if err := parse(f, args); err != nil {
+		return err
+	}
+	methods, err := method.Select("all")
+	if err != nil {
+		return err
+	}
+	var lines []moduleLine
+	for _, m := range attention.Modules() {
+		line := moduleLine{Module: m, Methods: []string{}}
+		for _, x := range methods {
+			if x.Module == m.Name {
+				line.Methods = append(line.Methods, x.Name)
+			}
+		}
+		lines = append(lines, line)
+	}
+	if *asJSON {
+		e := json.NewEncoder(std.out)
+		e.SetIndent("", "  ")
+		return e.Encode(lines)
+	}
+	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "module\tkind\tclaim\tbackends\tneeds\tcomposes with\tpaper")
+	for _, m := range lines {
+		needs := m.Needs
+		if needs == "" {
+			needs = "–"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Kind, m.Claim, m.Backends, needs, m.Composes, m.Paper)
+	}
+	return t.Flush()
+}
