@@ -67,7 +67,8 @@ func (m MLA) Naive(c *Config) error {
 		return err
 	}
 	c.Heads, c.KVHeads, c.HeadDim, c.ValueDim = m.Heads, m.Heads, m.Rope+m.Nope, m.Value
-	return m.scale(c)
+	m.scale(c)
+	return nil
 }
 
 // Absorbed sets the shape of a Config for rows of the cache as keys, and Values of
@@ -77,14 +78,14 @@ func (m MLA) Absorbed(c *Config) error {
 		return err
 	}
 	c.Heads, c.KVHeads, c.HeadDim, c.ValueDim = m.Heads, 1, m.Row(), m.Latent
-	return m.scale(c)
+	m.scale(c)
+	return nil
 }
 
-func (m MLA) scale(c *Config) error {
+func (m MLA) scale(c *Config) {
 	if c.Scale == 0 {
 		c.Scale = 1 / math.Sqrt(float64(m.Rope+m.Nope))
 	}
-	return nil
 }
 
 // Values is the part of rows [rows, 1, Row] or [pages, PageSize, 1, Row] that holds

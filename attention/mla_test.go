@@ -210,6 +210,21 @@ func TestMLADecodesFromAPagedCache(t *testing.T) {
 	sameBits(t, "paged", result{got, want.lse, 4, m.Value}, want)
 }
 
+// The scale is that of the keys a head has, in both forms, unless it is given.
+func TestMLAScale(t *testing.T) {
+	m := attention.MLA{Heads: 128, Latent: 512, Rope: 64, Nope: 128, Value: 128}
+	for name, lower := range map[string]func(*attention.Config) error{"naive": m.Naive, "absorbed": m.Absorbed} {
+		var c attention.Config
+		if err := lower(&c); err != nil || c.Scale != 1/math.Sqrt(192) {
+			t.Errorf("%s: scale %v, %v, want 1/√192", name, c.Scale, err)
+		}
+		c.Scale = 0.5
+		if err := lower(&c); err != nil || c.Scale != 0.5 {
+			t.Errorf("%s: scale %v, %v, want the one given", name, c.Scale, err)
+		}
+	}
+}
+
 func TestMLARefuses(t *testing.T) {
 	good := attention.MLA{Heads: 2, Latent: 8, Rope: 2, Nope: 3, Value: 4}
 	for _, m := range []attention.MLA{

@@ -13,15 +13,15 @@ import (
 )
 
 func TestPCWPositionsAndMasks(t *testing.T) {
-	m := attention.PCW{Prefix: 2, Contexts: []int{3, 1, 4}}
+	m := attention.PCW{Prefix: 2, Contexts: []int{3, 4, 1}}
 	positions, err := m.Positions(13)
-	if got, want := fmt.Sprint(positions), "[0 1 2 3 4 2 2 3 4 5 6 7 8]"; err != nil || got != want {
+	if got, want := fmt.Sprint(positions), "[0 1 2 3 4 2 3 4 5 2 6 7 8]"; err != nil || got != want {
 		t.Errorf("%s, %v, want %s", got, err, want)
 	}
 	if short, err := m.Positions(4); err != nil || len(short) != 4 {
 		t.Errorf("4 tokens: %v, %v", short, err)
 	}
-	starts := []int{2, 5, 6, 10}
+	starts := []int{2, 5, 9, 10}
 	for k := range m.Contexts {
 		mask := mustMask(t)(m.Mask(k))
 		for i := starts[k]; i < starts[k+1]; i++ {

@@ -238,6 +238,14 @@ func TestBadRunsAreErrors(t *testing.T) {
 	if _, err := NewPrefill(m, b, kernel.Fast, Attending{}); err == nil {
 		t.Error("no mask, and no error")
 	}
+	perLayer := how
+	perLayer.Layer = func(int, *attention.Config) error { return nil }
+	if _, err := NewDecoder(m, b, kernel.Fast, perLayer, DecoderConfig{Sequences: 1}); err == nil {
+		t.Error("a decoder with layers of their own, and no error")
+	}
+	if _, err := NewGradient(m, b, kernel.Fast, perLayer); err == nil {
+		t.Error("a gradient with layers of their own, and no error")
+	}
 	if _, err := NewDecoder(m, b, kernel.Fast, how, DecoderConfig{Sequences: 1, PageSize: 2, Evict: &Eviction{1, 1}}); err == nil {
 		t.Error("eviction of pages of two tokens, and no error")
 	}
