@@ -116,6 +116,9 @@ func (a *APEAttention) Run(args *kernel.Args) error {
 	if !a.planned {
 		return fmt.Errorf("attention: ape: %w", kernel.ErrNoPlan)
 	}
+	if args == nil {
+		return &kernel.ValueError{Name: "Args", Got: "nil", Want: "arguments"}
+	}
 	s, tokens := &a.others.spec, int64(a.tokens)
 	heads := int64(s.Heads)
 	other := *args

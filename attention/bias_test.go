@@ -44,7 +44,7 @@ func TestKERPLEFollowsItsKernels(t *testing.T) {
 		_, err := bad.Table(4)
 		refused(t, fmt.Sprintf("%+v", bad), err)
 	}
-	for _, n := range []int{0, -1, 1 << 40} {
+	for _, n := range []int{0, -1, math.MaxInt32} {
 		_, err := m.Table(n)
 		refused(t, fmt.Sprint(n, " distances"), err)
 	}
@@ -178,7 +178,10 @@ func TestForgettingSumsItsGates(t *testing.T) {
 		}
 		all = append(all, sums...)
 	}
-	in.scores.PrefixBias = m.Bias(all)
+	var err error
+	if in.scores.PrefixBias, err = m.Bias(all); err != nil {
+		t.Fatal(err)
+	}
 	got := run(t, b, in)
 	// the reference adds the gates between a key and the query
 	ref := newReference(t, in)
@@ -202,8 +205,12 @@ func TestForgettingSumsItsGates(t *testing.T) {
 		_, err := m.Extend(nil, bad)
 		refused(t, fmt.Sprint(bad), err)
 	}
-	_, err := attention.Forgetting{}.Extend(nil, nil)
+	_, err = attention.Forgetting{}.Extend(nil, nil)
 	refused(t, "no heads", err)
+	_, err = attention.Forgetting{}.Bias(nil)
+	refused(t, "no heads", err)
+	_, err = m.Bias(make([]float64, 6))
+	refused(t, "half a token", err)
 }
 
 func TestEntropyScale(t *testing.T) {

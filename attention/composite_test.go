@@ -117,6 +117,7 @@ func TestDiffRefuses(t *testing.T) {
 		"key":   func(_ *attention.Diff, a *kernel.Args) { a.Key = tensor.New(tensor.F32, 3, 1, 4) },
 		"out":   func(_ *attention.Diff, a *kernel.Args) { a.Out = tensor.New(tensor.F32, 3, 2, 8) },
 		"LSE":   func(_ *attention.Diff, a *kernel.Args) { a.LSE = tensor.New(tensor.F32, 3, 2) },
+		"rank":  func(_ *attention.Diff, a *kernel.Args) { a.Out = tensor.New(tensor.F32, 1, 3, 2, 16) },
 		"none":  func(_ *attention.Diff, a *kernel.Args) { *a = kernel.Args{} },
 		"value": func(_ *attention.Diff, a *kernel.Args) { a.Value = tensor.View{} },
 	} {
@@ -135,6 +136,7 @@ func TestDiffRefuses(t *testing.T) {
 		}
 		spoil(&m, &args)
 		refused(t, name, m.Run(b, a, &args))
+		refused(t, "nil", m.Run(b, a, nil))
 	}
 }
 
@@ -273,4 +275,5 @@ func TestDilatedRefuses(t *testing.T) {
 	} {
 		refused(t, name, a.Run(&args))
 	}
+	refused(t, "nil", a.Run(nil))
 }

@@ -120,6 +120,9 @@ func (a *CoPEAttention) Run(args *kernel.Args) error {
 	if !a.planned {
 		return fmt.Errorf("attention: cope: %w", kernel.ErrNoPlan)
 	}
+	if args == nil {
+		return &kernel.ValueError{Name: "Args", Got: "nil", Want: "arguments"}
+	}
 	spec := &a.attention.spec
 	if q := &args.Query; q.Rank != 3 || q.Shape[0] != int64(a.queries) || q.Shape[1] != int64(spec.Heads) || q.Shape[2] != int64(spec.HeadDim) {
 		return fmt.Errorf("attention: cope: Query is %v, want [%d,%d,%d]", q, a.queries, spec.Heads, spec.HeadDim)

@@ -176,4 +176,5 @@ func TestCoPERefuses(t *testing.T) {
 	} {
 		refused(t, name, a.Run(&args))
 	}
+	refused(t, "nil", a.Run(nil))
 }

@@ -61,6 +61,9 @@ func DiffLambda(q1, k1, q2, k2 []float64, init float64) float64 {
 // The difference of two halves x and y is that of a rotation with cosine 1 and
 // sine Lambda: x' = fma(x, 1, −(y·Lambda)).
 func (m Diff) Run(ops kernel.Ops, a *Attention, args *kernel.Args) error {
+	if args == nil {
+		return &kernel.ValueError{Name: "Args", Got: "nil", Want: "arguments"}
+	}
 	c, dim, value := &a.spec, int64(a.spec.HeadDim), int64(a.spec.ValueDim)
 	if math.IsNaN(m.Lambda) || math.Abs(m.Lambda) > math.MaxFloat32 {
 		return fmt.Errorf("attention: diff: Lambda is %v, want finite", m.Lambda)
@@ -76,7 +79,7 @@ func (m Diff) Run(ops kernel.Ops, a *Attention, args *kernel.Args) error {
 		view *tensor.View
 		dim  int64
 	}{{"Query", &args.Query, 2 * dim}, {"Key", &args.Key, 2 * dim}, {"Out", &args.Out, 2 * value}} {
-		if x.view.Rank < 3 || x.view.Shape[x.view.Rank-1] != x.dim {
+		if x.view.Rank < 3 || x.name != "Key" && x.view.Rank > 3 || x.view.Shape[x.view.Rank-1] != x.dim {
 			return fmt.Errorf("attention: diff: %s is %v, want rows of %d features, two halves", x.name, x.view, x.dim)
 		}
 	}

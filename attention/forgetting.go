@@ -54,10 +54,13 @@ func (m Forgetting) Extend(sums []float64, logGates []float32) ([]float64, error
 }
 
 // Bias is sums as ScoreArgs.PrefixBias, each rounded once.
-func (m Forgetting) Bias(sums []float64) tensor.View {
+func (m Forgetting) Bias(sums []float64) (tensor.View, error) {
+	if m.Heads < 1 || len(sums)%m.Heads != 0 {
+		return tensor.View{}, fmt.Errorf("attention: forgetting: %d sums for %d heads, want a multiple of at least 1 head", len(sums), m.Heads)
+	}
 	out := make([]float32, len(sums))
 	for i, x := range sums {
 		out[i] = float32(x)
 	}
-	return tensor.FromF32(out, int64(len(sums)/m.Heads), int64(m.Heads))
+	return tensor.FromF32(out, int64(len(sums)/m.Heads), int64(m.Heads)), nil
 }

@@ -184,6 +184,9 @@ func (a *DilatedAttention) Run(args *kernel.Args) error {
 	if !a.planned {
 		return fmt.Errorf("attention: longnet: %w", kernel.ErrNoPlan)
 	}
+	if args == nil {
+		return &kernel.ValueError{Name: "Args", Got: "nil", Want: "arguments"}
+	}
 	if err := a.checkArgs(args); err != nil {
 		return err
 	}

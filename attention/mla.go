@@ -49,8 +49,8 @@ type MLA struct {
 func (MLA) Name() string { return "mla" }
 
 func (m MLA) check() error {
-	if m.Heads < 1 || m.Latent < 1 || m.Nope < 1 || m.Value < 1 || m.Rope < 0 || m.Rope%2 != 0 {
-		return fmt.Errorf("attention: mla: %+v, want Heads, Latent, Nope and Value at least 1, and Rope even and at least 0", m)
+	if m.Heads < 1 || m.Heads > kernel.MaxHeads || m.Latent < 1 || m.Nope < 1 || m.Value < 1 || m.Rope < 0 || m.Rope%2 != 0 {
+		return fmt.Errorf("attention: mla: %+v, want Heads 1 to %d, Latent, Nope and Value at least 1, and Rope even and at least 0", m, kernel.MaxHeads)
 	}
 	if n := max(m.Latent, m.Nope, m.Value); n > kernel.MaxHeadDim || m.Rope > kernel.MaxHeadDim-max(m.Latent, m.Nope) {
 		return fmt.Errorf("attention: mla: %+v, want rows of at most %d features", m, kernel.MaxHeadDim)

@@ -228,7 +228,7 @@ func TestMLAScale(t *testing.T) {
 func TestMLARefuses(t *testing.T) {
 	good := attention.MLA{Heads: 2, Latent: 8, Rope: 2, Nope: 3, Value: 4}
 	for _, m := range []attention.MLA{
-		{}, {Heads: 2, Latent: 8, Rope: 1, Nope: 3, Value: 4}, {Heads: 2, Latent: 8, Rope: -2, Nope: 3, Value: 4},
+		{}, {Heads: 1 << 20, Latent: 8, Rope: 2, Nope: 3, Value: 4}, {Heads: 2, Latent: 8, Rope: 1, Nope: 3, Value: 4}, {Heads: 2, Latent: 8, Rope: -2, Nope: 3, Value: 4},
 		{Heads: 2, Latent: 512, Rope: 66, Nope: 3, Value: 4}, {Heads: 2, Latent: 8, Rope: 2, Nope: 3, Value: 600}, {Heads: 2, Latent: 8, Rope: math.MaxInt - 1, Nope: 3, Value: 4},
 	} {
 		refused(t, fmt.Sprintf("naive %+v", m), m.Naive(&attention.Config{}))

@@ -221,4 +221,5 @@ func TestAPERefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, "no tensors", a.Run(&kernel.Args{}))
+	refused(t, "nil", a.Run(nil))
 }
