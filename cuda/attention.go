@@ -28,6 +28,7 @@ var shapes = [...]shape{
 	{"attention_64_128", 64, 64, 128},
 	{"attention_32_256", 32, 64, 256},
 	{"attention_16_512", 16, 32, 512},
+	{"attention_16_576", 16, 32, 576},
 }
 
 // fewRows serves blocks of up to 16 rows.
@@ -105,9 +106,6 @@ type attention struct {
 // policy computes as Exact does.
 func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 	reasons := s.Problems()
-	if most := shapes[len(shapes)-1].dim; max(s.HeadDim, s.ValueDim) > most {
-		reasons = append(reasons, fmt.Sprintf("HeadDim %d and ValueDim %d (have 1 to %d)", s.HeadDim, s.ValueDim, most))
-	}
 	if len(reasons) == 0 {
 		for _, x := range [...]shape{choose(&s, math.MaxInt), choose(&s, 1)} {
 			if need, have := x.sharedBytes(&s), b.dev.sharedBytes(); need > have {
@@ -291,7 +289,7 @@ func (a *attention) Run(args *kernel.Args) error {
 		}
 	}
 	if n.merge > 0 {
-		if err := a.b.dev.launch("attention_merge", n.merge, blockThreads, 0, unsafe.Pointer(p)); err != nil {
+		if err := a.b.dev.launch("attention_merge", n.merge, blockThreads, int(C.lc_merge_shared()), unsafe.Pointer(p)); err != nil {
 			return a.explain(err)
 		}
 	}

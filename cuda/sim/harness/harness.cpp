@@ -149,7 +149,7 @@ int run(const Problem &q) {
 		shared = lc_decode_shared(4, 128, 2), threads = decode_threads;
 	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {threads, 1, 1}, shared, &p);
 	if (!code && parts)
-		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, 0, &p);
+		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, lc_merge_shared(), &p);
 	if (code) {
 		printf("%s: error %d: %s\n", q.name, code, sim_error());
 		return 2;
