@@ -26,6 +26,7 @@ type Cache struct {
 	codes     codes
 	sequences map[ID]*sequence
 	tokens    int64 // Σ lengths
+	holds     int64 // of pages, by holders that are no sequences
 	extension extension
 }
 

@@ -14,12 +14,14 @@ type Stats struct {
 	Sequences int
 	Tokens    int64 // Σ lengths; a key that two sequences share counts twice
 
-	Pages, Free, Used int // plain pages: Free + Used = Pages
-	Shared            int // of Used: in more than one sequence
+	Pages, Free, Used, Cached int // plain pages: Free + Used + Cached = Pages; cached ones are held, and in no sequence
+	Shared                    int // of Used and Cached: had by more than one sequence or holder
 
-	CodedPages, CodedFree, CodedUsed, CodedShared int // as above, of coded pages
+	CodedPages, CodedFree, CodedUsed, CodedCached, CodedShared int // as above, of coded pages
 
-	Bytes, UsedBytes int64 // of all layers' keys and values; of the used pages
+	Holds int64 // Σ holds of pages of either kind: Hold − Release
+
+	Bytes, UsedBytes int64 // of all layers' keys and values; of the used and cached pages
 }
 
 // Stats takes the same time whatever the cache holds.
@@ -31,8 +33,9 @@ func (c *Cache) Stats() Stats {
 	plainBytes, codedBytes, _ := c.config.pageBytes()
 	return Stats{
 		Sequences: len(c.sequences), Tokens: c.tokens,
-		Pages: pages, Free: free, Used: pages - free, Shared: c.pool.shared,
-		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree, CodedShared: c.codes.pool.shared,
+		Pages: pages, Free: free, Used: pages - free - c.pool.cached, Cached: c.pool.cached, Shared: c.pool.shared,
+		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree - c.codes.pool.cached,
+		CodedCached: c.codes.pool.cached, CodedShared: c.codes.pool.shared, Holds: c.holds,
 		Bytes: c.bytes, UsedBytes: plainBytes*int64(pages-free) + codedBytes*int64(coded-codedFree),
 	}
 }
@@ -47,7 +50,14 @@ func (c *Cache) CheckIntegrity() error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("kvcache: internal error: "+format, args...))
 	}
-	refs, coded := make([]int32, c.config.Pages), make([]int32, c.config.CodedPages)
+	refs, coded := slices.Clone(c.pool.held), slices.Clone(c.codes.pool.held)
+	holds := int64(0)
+	for _, n := range slices.Concat(refs, coded) {
+		holds += int64(n)
+	}
+	if holds != c.holds {
+		fault("%d holds counted, %d noted", holds, c.holds)
+	}
 	tokens := int64(0)
 	for id, s := range c.sequences {
 		tokens += int64(s.len())
@@ -119,9 +129,10 @@ func (n *codes) check(refs, coded []int32, fault func(string, ...any)) {
 	}
 }
 
-// check compares a pool with the pages of its kind counted in tables.
+// check compares a pool with the pages of its kind counted in tables and,
+// where they are held by others, as noted.
 func (p *pool) check(kind string, refs []int32, fault func(string, ...any)) {
-	used, shared := 0, 0
+	used, shared, cached := 0, 0, 0
 	for page, n := range refs {
 		if n > 0 {
 			used++
@@ -129,12 +140,21 @@ func (p *pool) check(kind string, refs []int32, fault func(string, ...any)) {
 		if n > 1 {
 			shared++
 		}
+		if n > 0 && n == p.held[page] {
+			cached++
+		}
+		if p.held[page] < 0 {
+			fault("%s %d is held %d times", kind, page, p.held[page])
+		}
 		if p.refs[page] != n {
 			fault("%s %d is in %d tables, %d noted", kind, page, n, p.refs[page])
 		}
 	}
 	if shared != p.shared {
 		fault("%d %ss are shared, %d noted", shared, kind, p.shared)
+	}
+	if cached != p.cached {
+		fault("%d %ss are held by no table, %d noted", cached, kind, p.cached)
 	}
 	if free := len(p.free); free+used != len(refs) {
 		fault("%d %ss free + %d used, want %d", free, kind, used, len(refs))
