@@ -86,7 +86,7 @@ func (m *machine) below(n int) int {
 func newMachine(t testing.TB, input []byte) *machine {
 	m := &machine{t: t, in: input, entries: map[string]*entry{}, prompts: map[int]*prefix.Prompt{}, leased: map[int][]*entry{}}
 	m.order, m.size, m.coded = prefix.Order(m.below(4)), 1+m.below(4), m.below(4) == 0
-	c := kvcache.Config{Layers: 1, Pages: 6 + m.below(30), PageSize: m.size, KVHeads: 1, HeadDim: 2, ValueDim: 1, DType: tensor.F32}
+	c := kvcache.Config{Layers: 1, Pages: 8 + m.below(60), PageSize: m.size, KVHeads: 1, HeadDim: 2, ValueDim: 1, DType: tensor.F32}
 	if m.coded {
 		c.Codec, c.CodedPages = kernel.Int8, 1+m.below(20)
 	}
