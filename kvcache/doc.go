@@ -31,6 +31,13 @@
 // cannot hold, a NaN for one, stays plain, and so does one for which no coded
 // page is free.
 //
+// # Holders
+//
+// Hold keeps full pages of a sequence for a holder that is none, and Start
+// begins sequences with them: package kvcache/prefix finds the pages of a common
+// beginning so. A page that only holders have is cached. Nothing here frees it:
+// Extend fails with an *OutOfPagesError, and the holder decides what to Release.
+//
 // # Three integers
 //
 // The ordinal of a key is its place in its sequence: 0 <= j < Len. Masks and

@@ -3,6 +3,7 @@ package prefix
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"sort"
 )
 
 // Hash names a page and all that comes before it.
@@ -70,10 +71,7 @@ func (SHA256) Page(parent Hash, p *Prompt, i, size int) Hash {
 
 // mediaOf are the media of page i.
 func mediaOf(p *Prompt, i, size int) []Media {
-	first := 0
-	for first < len(p.Media) && p.Media[first].Offset+p.Media[first].Length <= i*size {
-		first++
-	}
+	first := sort.Search(len(p.Media), func(k int) bool { return p.Media[k].Offset+p.Media[k].Length > i*size })
 	end := first
 	for end < len(p.Media) && p.Media[end].Offset < (i+1)*size {
 		end++

@@ -20,6 +20,9 @@ type Index interface {
 	// pages. Their rows must have been stored, and computed from p alone: nothing
 	// dropped, merged or put elsewhere. It returns the number of new pages.
 	//
+	// A page is held as it is then, plain or coded: a sequence that lives on and
+	// has its own coded does not change it.
+	//
 	// A sequence with fewer keys, or with positions other than the ordinals, is a
 	// *ValueError.
 	Insert(p *Prompt, id kvcache.ID) (pages int, err error)
@@ -82,7 +85,7 @@ func NewChain(c *kvcache.Cache, o Options) (Index, error) {
 }
 
 // Extend is Cache.Extend that evicts pages from x where too few are free, as
-// many as are missing, and tries again.
+// many as are missing, and tries again until it fits or x has none to give.
 func Extend(c *kvcache.Cache, x Index, seqs []kvcache.ID, counts []int, slots []int32) ([]int32, error) {
 	for {
 		out, err := c.Extend(seqs, counts, slots)
