@@ -57,7 +57,7 @@ func (SHA256) Root(p *Prompt) Hash {
 
 // Page hashes parent, tokens and media.
 func (SHA256) Page(parent Hash, p *Prompt, i, size int) Hash {
-	b := make([]byte, 0, 64+4*size)
+	b := make([]byte, 0, 512) // on the stack, for pages of up to 100 tokens
 	b = append(append(b, 'p'), parent[:]...)
 	b = binary.AppendUvarint(append(b, 't'), uint64(size))
 	for _, x := range p.Tokens[i*size : (i+1)*size] {
@@ -113,7 +113,7 @@ func (h VLLM) Root(*Prompt) Hash { return h.None }
 
 // Page hashes (parent, tokens, extra).
 func (VLLM) Page(parent Hash, p *Prompt, i, size int) Hash {
-	b := make([]byte, 0, 64+5*size)
+	b := make([]byte, 0, 512) // on the stack, for pages of up to 80 tokens
 	b = appendHead(b, cborArray, 3)
 	b = append(appendHead(b, cborBytes, uint64(len(parent))), parent[:]...)
 	b = appendHead(b, cborArray, uint64(size))

@@ -122,7 +122,7 @@ func (m *machine) run() {
 }
 
 func (m *machine) step() string {
-	switch m.below(12) {
+	switch m.below(14) {
 	case 0, 1, 2:
 		return m.begin()
 	case 3, 4:
@@ -137,6 +137,8 @@ func (m *machine) step() string {
 		return m.free()
 	case 10:
 		return m.evict()
+	case 11, 12:
+		return m.rewrite()
 	default:
 		if m.below(30) == 0 {
 			return m.clear()
@@ -205,6 +207,9 @@ func (m *machine) ok(what string, err error) {
 
 // begin is the life of a request up to its first step: match, start, extend.
 func (m *machine) begin() string {
+	if len(m.prompts) > 5 {
+		m.free()
+	}
 	p := m.prompt()
 	what := fmt.Sprintf("begin %+v", *p)
 	path, id := m.found(p), m.next
@@ -253,6 +258,13 @@ func (m *machine) extend(r *rig, id int, p *prefix.Prompt, have int) bool {
 		return false
 	}
 	m.ok("Extend", err)
+	m.store(r, p, have, slots)
+	return true
+}
+
+// store stores the tokens of p from have on.
+func (m *machine) store(r *rig, p *prefix.Prompt, have int, slots []int32) {
+	n := len(p.Tokens) - have
 	key, value := tensor.New(tensor.F32, int64(n), 1, 2), tensor.New(tensor.F32, int64(n), 1, 1)
 	for j := range n {
 		x := mark(p, have+j)
@@ -261,7 +273,6 @@ func (m *machine) extend(r *rig, id int, p *prefix.Prompt, have int) bool {
 		value.Set(x, int64(j), 0, 0)
 	}
 	m.ok("Append", r.cache.Append(0, slots, key, value))
-	return true
 }
 
 func (m *machine) pick() int {
@@ -340,6 +351,38 @@ func (m *machine) grow() string {
 		p.Tokens = p.Tokens[:have]
 	}
 	return fmt.Sprintf("grow %d", id)
+}
+
+// rewrite puts another token in the place of the last, in pages that an index
+// and other sequences may have.
+func (m *machine) rewrite() string {
+	id := m.pick()
+	if id < 0 || len(m.prompts[id].Tokens) == 0 {
+		return "no rewrite"
+	}
+	p := m.prompts[id]
+	last := len(p.Tokens) - 1
+	p.Tokens = append(slices.Clone(p.Tokens[:last]), 2+int32(m.below(2)))
+	refused := false
+	for _, r := range m.rigs {
+		slots, err := r.cache.Rewrite(r.sequences[id], []int32{int32(last)}, nil)
+		if refused = errors.As(err, new(*kvcache.OutOfPagesError)) || m.coded && errors.As(err, new(*kvcache.ValueError)); refused {
+			continue
+		}
+		m.ok("Rewrite", err)
+		m.store(r, p, last, slots)
+	}
+	if refused { // by all alike
+		for _, r := range m.rigs {
+			if err := r.cache.Truncate(r.sequences[id], last); err != nil {
+				last = last / m.size * m.size // coded
+				m.ok("Truncate", r.cache.Truncate(r.sequences[id], last))
+			}
+		}
+		p.Tokens = p.Tokens[:last]
+		m.trim(p)
+	}
+	return fmt.Sprintf("rewrite %d", id)
 }
 
 // trim cuts the media that the tokens do not reach.
@@ -462,7 +505,7 @@ func (m *machine) before(a, b *entry) bool {
 }
 
 func (m *machine) evict() string {
-	n := m.below(8)
+	n := m.below(24)
 	freed := 0
 	for ; freed < n; freed++ {
 		v := m.victim(false)
@@ -566,7 +609,7 @@ func (m *machine) end() {
 // prefixes knows, have evicted what it evicts, and no sequence has a row of
 // another's prompt, be hashes as weak as they can be.
 func TestOracle(t *testing.T) {
-	runs := 120
+	runs := 80
 	if testing.Short() {
 		runs = 30
 	}
