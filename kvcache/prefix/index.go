@@ -33,8 +33,9 @@ type Index interface {
 	// O(log n) for a page of n known prefixes, given back or passed over.
 	Evict(pages int) int
 
-	// Clear forgets everything that is not locked, as a change of weights needs,
-	// and returns the number of pages that stay.
+	// Clear forgets everything that is not locked, and returns the number of
+	// pages that stay. (New weights are better a new Namespace: what was begun
+	// with the old ones may still be inserted.)
 	Clear() int
 
 	Stats() Stats
