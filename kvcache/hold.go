@@ -9,6 +9,9 @@ import (
 // not change while it is held. Its value means nothing outside its Cache.
 type Page int32
 
+// Coded reports whether it is a coded page.
+func (p Page) Coded() bool { return p < 0 }
+
 // PageError reports a page that is not held, or is named too often.
 type PageError struct {
 	Index  int // in the pages of the call

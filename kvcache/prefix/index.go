@@ -20,8 +20,8 @@ type Index interface {
 	// pages. Their rows must have been stored, and computed from p alone: nothing
 	// dropped, merged or put elsewhere. It returns the number of new pages.
 	//
-	// A page is held as it is then, plain or coded: a sequence that lives on and
-	// has its own coded does not change it.
+	// A page that is known plain, and not locked, is exchanged for the sequence's
+	// where that is coded by now: insert again when a sequence ends.
 	//
 	// A sequence with fewer keys, or with positions other than the ordinals, is a
 	// *ValueError.
@@ -105,21 +105,29 @@ func Extend(c *kvcache.Cache, x Index, seqs []kvcache.ID, counts []int, slots []
 // Release.
 type Lease struct {
 	tree  *tree
-	node  *node // the last; nil: nothing was found, or it was released
+	node  *node // the last; nil: nothing was found
 	pages []kvcache.Page
+
+	released bool
 }
 
 // Tokens is the number of tokens found.
 func (l *Lease) Tokens() int { return len(l.pages) * l.tree.size }
 
-// Pages are the pages found, in order; the caller does not change them.
+// Pages are the pages found, in order, until Release; the caller does not change
+// them.
 func (l *Lease) Pages() []kvcache.Page { return l.pages }
 
 // Start starts a sequence with what was found, to which the rest of the prompt
 // is added by Extend. It shares the pages for as long as it lives, so that the
-// Lease may then be released. After Release it is a *kvcache.PageError where the
-// pages are gone.
+// Lease may then be released. After Release it is a *ValueError: the pages may be
+// another's by then.
 func (l *Lease) Start() (kvcache.ID, error) {
+	l.tree.mu.Lock()
+	defer l.tree.mu.Unlock()
+	if l.released {
+		return 0, valueError("Lease", "released", "Start before Release")
+	}
 	id, err := l.tree.cache.Start(l.pages, nil)
 	if err != nil {
 		return 0, fmt.Errorf("prefix: %w", err)

@@ -70,7 +70,7 @@ type machine struct {
 	tick    int
 	next    int
 
-	hits, evicted, passed, full, refused int
+	hits, evicted, passed, full, refused, exchanged int
 }
 
 func (m *machine) below(n int) int {
@@ -304,8 +304,14 @@ func (m *machine) insert() string {
 	what := fmt.Sprintf("insert %d %+v", id, p)
 	m.tick++
 	path := m.found(&p)
-	for _, e := range path {
+	for k, e := range path {
 		e.used, e.priority = m.tick, max(e.priority, p.Priority)
+		for i, r := range m.rigs {
+			if page := m.table(r, id)[k]; e.locks == 0 && page.Coded() && !e.pages[i].Coded() {
+				e.pages[i] = page
+				m.exchanged++
+			}
+		}
 	}
 	have := len(path)
 	for n := (have + 1) * m.size; n <= len(p.Tokens); n += m.size {
@@ -454,6 +460,9 @@ func (m *machine) unlock(id int) {
 	for _, r := range m.rigs {
 		r.leases[id].Release()
 		r.leases[id].Release() // a second call does nothing
+		if _, err := r.leases[id].Start(); !errors.As(err, new(*prefix.ValueError)) {
+			m.fatal("%s: Start of a released lease: %v", r.name, err)
+		}
 		delete(r.leases, id)
 	}
 }
@@ -476,7 +485,7 @@ func TestOracle(t *testing.T) {
 	if testing.Short() {
 		runs = 30
 	}
-	var hits, evicted, passed, full, refused int
+	var hits, evicted, passed, full, refused, exchanged int
 	for seed := range uint64(runs) {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		input := make([]byte, 2500)
@@ -487,11 +496,11 @@ func TestOracle(t *testing.T) {
 			m := newMachine(t, input)
 			m.run()
 			m.end()
-			hits, evicted, passed, full, refused = hits+m.hits, evicted+m.evicted, passed+m.passed, full+m.full, refused+m.refused
+			hits, evicted, passed, full, refused, exchanged = hits+m.hits, evicted+m.evicted, passed+m.passed, full+m.full, refused+m.refused, exchanged+m.exchanged
 		})
 	}
-	t.Logf("%d pages found, %d evicted, %d passed over, %d full caches, %d refused", hits, evicted, passed, full, refused)
-	if hits < 5*runs || evicted < 5*runs || passed < runs || full < runs || refused < runs/4 {
+	t.Logf("%d pages found, %d evicted, %d passed over, %d full caches, %d refused, %d exchanged for coded ones", hits, evicted, passed, full, refused, exchanged)
+	if hits < 5*runs || evicted < 5*runs || passed < runs || full < runs || refused < runs/4 || exchanged < runs/4 {
 		t.Error("too few of one to mean anything")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/kvcache"
 )
 
@@ -101,7 +102,7 @@ func (t *tree) release(l *Lease) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := l.node
-	l.node = nil
+	l.node, l.released = nil, true
 	for ; n != nil && n.parent != nil; n = n.parent {
 		if n.locks--; n.locks == 0 {
 			t.stats.Locked--
@@ -197,9 +198,31 @@ func (t *tree) Insert(p *Prompt, id kvcache.ID) (int, error) {
 		n.used, n.priority = t.tick, max(n.priority, p.Priority)
 		t.queue.fix(n)
 	}
+	t.exchange(last, have, id)
 	t.grow(last, &g, have, pages)
 	t.forget(root)
 	return len(pages), nil
+}
+
+// exchange gives up plain pages on the way to n, its last the have-th, for those
+// of a sequence that are coded.
+func (t *tree) exchange(n *node, have int, id kvcache.ID) {
+	if t.cache.Config().Codec == kernel.NoCodec {
+		return
+	}
+	pages, err := t.cache.Hold(id, 0, have*t.size, nil)
+	if err != nil {
+		return // its pages are as good
+	}
+	for ; n.parent != nil; n = n.parent {
+		have -= len(n.pages)
+		for k, page := range n.pages {
+			if other := pages[have+k]; n.locks == 0 && !page.Coded() && other.Coded() {
+				n.pages[k], pages[have+k] = other, page
+			}
+		}
+	}
+	_ = t.cache.Release(pages...)
 }
 
 // grow adds pages, which are those of g from the first-th on, below n.
