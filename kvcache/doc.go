@@ -31,19 +31,19 @@
 // cannot hold, a NaN for one, stays plain, and so does one for which no coded
 // page is free.
 //
-// # Holders
-//
-// Hold keeps full pages of a sequence for a holder that is none, and Start
-// begins sequences with them: package kvcache/prefix finds the pages of a common
-// beginning so. A page that only holders have is cached. Nothing here frees it:
-// Extend fails with an *OutOfPagesError, and the holder decides what to Release.
-//
 // # Three integers
 //
 // The ordinal of a key is its place in its sequence: 0 <= j < Len. Masks and
 // page tables go by it. Its position is what RoPE rotates by; it is the ordinal
 // unless the caller gave another or keys before it were dropped. Its slot is
 // where its row lies: page·PageSize + offset, in the tensors of every layer.
+//
+// # Holders
+//
+// Hold keeps full pages of a sequence for a holder that is none, and Start
+// begins sequences with them: package kvcache/prefix finds the pages of a common
+// beginning so. A page that only holders have is cached. Nothing here frees it:
+// Extend fails with an *OutOfPagesError, and the holder decides what to Release.
 //
 // # Invariants
 //
@@ -60,7 +60,7 @@
 //  5. Slots and lengths are below 2³¹.
 //  6. A page that is counted more than once or held is not written, nor a coded one. Extend gives a sequence its own
 //     copy of a shared, partly filled last page, in all layers; Append refuses
-//     a slot whose page is shared, held or free.
+//     a slot whose page is shared or free.
 //  7. Every method that changes the cache does all it was asked, or returns an
 //     error and has changed nothing. There are two exceptions. If the backend
 //     fails in Append, rows of the slots it was given may have been written.

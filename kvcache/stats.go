@@ -14,12 +14,13 @@ type Stats struct {
 	Sequences int
 	Tokens    int64 // Σ lengths; a key that two sequences share counts twice
 
-	Pages, Free, Used, Cached int // plain pages: Free + Used + Cached = Pages; cached ones are held, and in no sequence
-	Shared                    int // of Used and Cached: had by more than one sequence or holder
+	Pages, Free, Used int // plain pages: Free + Used + Cached = Pages
+	Shared            int // of Used and Cached: had by more than one sequence or holder
 
-	CodedPages, CodedFree, CodedUsed, CodedCached, CodedShared int // as above, of coded pages
+	CodedPages, CodedFree, CodedUsed, CodedShared int // as above, of coded pages
 
-	Holds int64 // Σ holds of pages of either kind: Hold − Release
+	Cached, CodedCached int   // held by Hold, and in no sequence
+	Holds               int64 // Σ holds of pages of either kind: Hold − Release
 
 	Bytes, UsedBytes int64 // of all layers' keys and values; of the used and cached pages
 }
@@ -33,9 +34,9 @@ func (c *Cache) Stats() Stats {
 	plainBytes, codedBytes, _ := c.config.pageBytes()
 	return Stats{
 		Sequences: len(c.sequences), Tokens: c.tokens,
-		Pages: pages, Free: free, Used: pages - free - c.pool.cached, Cached: c.pool.cached, Shared: c.pool.shared,
-		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree - c.codes.pool.cached,
-		CodedCached: c.codes.pool.cached, CodedShared: c.codes.pool.shared, Holds: c.holds,
+		Pages: pages, Free: free, Used: pages - free - c.pool.cached, Shared: c.pool.shared,
+		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree - c.codes.pool.cached, CodedShared: c.codes.pool.shared,
+		Cached: c.pool.cached, CodedCached: c.codes.pool.cached, Holds: c.holds,
 		Bytes: c.bytes, UsedBytes: plainBytes*int64(pages-free) + codedBytes*int64(coded-codedFree),
 	}
 }
@@ -50,14 +51,7 @@ func (c *Cache) CheckIntegrity() error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("kvcache: internal error: "+format, args...))
 	}
-	refs, coded := slices.Clone(c.pool.held), slices.Clone(c.codes.pool.held)
-	holds := int64(0)
-	for _, n := range slices.Concat(refs, coded) {
-		holds += int64(n)
-	}
-	if holds != c.holds {
-		fault("%d holds counted, %d noted", holds, c.holds)
-	}
+	refs, coded := make([]int32, c.config.Pages), make([]int32, c.config.CodedPages)
 	tokens := int64(0)
 	for id, s := range c.sequences {
 		tokens += int64(s.len())
@@ -65,6 +59,9 @@ func (c *Cache) CheckIntegrity() error {
 	}
 	if tokens != c.tokens {
 		fault("%d tokens counted, %d noted", tokens, c.tokens)
+	}
+	if holds := c.pool.addHeld(refs) + c.codes.pool.addHeld(coded); holds != c.holds {
+		fault("%d holds counted, %d noted", holds, c.holds)
 	}
 	c.pool.check("page", refs, fault)
 	if c.config.Codec != kernel.NoCodec {
@@ -127,6 +124,15 @@ func (n *codes) check(refs, coded []int32, fault func(string, ...any)) {
 			fault("coded page %d is noted to be of page %d", page, origin)
 		}
 	}
+}
+
+// addHeld adds the holds of each page to refs, and returns their number.
+func (p *pool) addHeld(refs []int32) (holds int64) {
+	for page, n := range p.held {
+		refs[page] += n
+		holds += int64(n)
+	}
+	return holds
 }
 
 // check compares a pool with the pages of its kind counted in tables and,
