@@ -26,8 +26,7 @@ func (e *UnknownSequenceError) Error() string {
 }
 
 // OutOfPagesError reports that Extend needs more pages than are free. Nothing
-// was changed; free or truncate sequences, release held pages, or extend fewer,
-// and try again.
+// was changed; free or truncate sequences, or extend fewer, and try again.
 type OutOfPagesError struct {
 	Need int64 // pages for the whole call, copies of shared pages included
 	Free int

@@ -25,6 +25,9 @@ func TestCheckIntegrityFinds(t *testing.T) {
 		damage func(c *Cache, a, b *sequence)
 	}{
 		{"", func(*Cache, *sequence, *sequence) {}},
+		{"pages are held by no table, 1 noted", func(c *Cache, _, _ *sequence) { c.pool.cached++ }},
+		{"1 holds counted, 0 noted", func(c *Cache, _, _ *sequence) { c.pool.held[0]++ }},
+		{"page 2 is held -1 times", func(c *Cache, _, _ *sequence) { c.pool.held[2]-- }},
 		{"page 0 is in 2 tables, 3 noted", func(c *Cache, _, _ *sequence) { c.pool.refs[0]++ }},
 		{"page 2 is in 1 tables, 0 noted", func(c *Cache, a, _ *sequence) { c.pool.refs[a.pages[2]] = 0 }},
 		{"page 7 is free twice", func(c *Cache, _, _ *sequence) { c.pool.free[0] = 7; c.pool.free[1] = 7 }},
@@ -32,9 +35,6 @@ func TestCheckIntegrityFinds(t *testing.T) {
 		{"page 0 is free and in 2 tables", func(c *Cache, _, _ *sequence) { c.pool.free[0] = 0 }},
 		{"pages free", func(c *Cache, _, _ *sequence) { c.pool.free = c.pool.free[1:] }},
 		{"pages are shared", func(c *Cache, _, _ *sequence) { c.pool.shared++ }},
-		{"pages are held by no table, 1 noted", func(c *Cache, _, _ *sequence) { c.pool.cached++ }},
-		{"1 holds counted, 0 noted", func(c *Cache, _, _ *sequence) { c.pool.held[0]++ }},
-		{"page 2 is held -1 times", func(c *Cache, _, _ *sequence) { c.pool.held[2]-- }},
 		{"tokens counted", func(c *Cache, _, _ *sequence) { c.tokens-- }},
 		{"of 9 keys has 2 pages, want 3", func(_ *Cache, a, _ *sequence) { a.pages = a.pages[:2] }},
 		{"holds page 8 of 8", func(_ *Cache, a, _ *sequence) { a.pages[0] = 8 }},
