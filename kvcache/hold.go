@@ -50,7 +50,7 @@ func (c *Cache) Hold(id ID, from, to int, dst []Page) ([]Page, error) {
 		p.keep(at)
 		dst = append(dst, Page(page))
 	}
-	c.holds += int64((to - from) / size)
+	c.holdCount += int64((to - from) / size)
 	return dst, nil
 }
 
@@ -74,7 +74,7 @@ func (c *Cache) Release(pages ...Page) error {
 	for i := len(pages) - 1; i >= 0; i-- { // the first is the next to be given
 		c.drop(int32(pages[i]))
 	}
-	c.holds -= int64(len(pages))
+	c.holdCount -= int64(len(pages))
 	return nil
 }
 

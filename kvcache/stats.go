@@ -36,7 +36,7 @@ func (c *Cache) Stats() Stats {
 		Sequences: len(c.sequences), Tokens: c.tokens,
 		Pages: pages, Free: free, Used: pages - free - c.pool.cached, Shared: c.pool.shared,
 		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree - c.codes.pool.cached, CodedShared: c.codes.pool.shared,
-		Cached: c.pool.cached, CodedCached: c.codes.pool.cached, Holds: c.holds,
+		Cached: c.pool.cached, CodedCached: c.codes.pool.cached, Holds: c.holdCount,
 		Bytes: c.bytes, UsedBytes: plainBytes*int64(pages-free) + codedBytes*int64(coded-codedFree),
 	}
 }
@@ -60,8 +60,8 @@ func (c *Cache) CheckIntegrity() error {
 	if tokens != c.tokens {
 		fault("%d tokens counted, %d noted", tokens, c.tokens)
 	}
-	if holds := c.pool.addHeld(refs) + c.codes.pool.addHeld(coded); holds != c.holds {
-		fault("%d holds counted, %d noted", holds, c.holds)
+	if holds := c.pool.addHeld(refs) + c.codes.pool.addHeld(coded); holds != c.holdCount {
+		fault("%d holds counted, %d noted", holds, c.holdCount)
 	}
 	c.pool.check("page", refs, fault)
 	if c.config.Codec != kernel.NoCodec {
