@@ -21,4 +21,19 @@
 // Namespace, Salt and Adapter of a Prompt, and the Media of a page, are compared
 // as they are, each in its own place: no concatenation and no hash stands for
 // them. What an Index shares, two prompts have in common in full.
+//
+// # What is there beside
+//
+//   - Fan, Beams: forks for parallel sampling and for beam search.
+//   - Speculate: drafted tokens, of which some are taken back.
+//   - Cascade: attention over a shared prefix once for all who share it.
+//   - Module, Compose: passages computed apart, put together at any place, and
+//     which tokens of them to compute anew (FirstTokens, Deviation, Highest), how
+//     (Cache.Rewrite, Recompute).
+//
+// # Limits
+//
+// Only full pages are shared. An index does not know of other tiers: what Evict
+// gives back is gone. A draft that is a tree keeps a path of it by Truncate only
+// where the path comes first.
 package prefix

@@ -389,3 +389,61 @@ func (y *toy) fill(n int) {
 	_, err := y.cache.Extend([]kvcache.ID{id}, []int{n}, nil)
 	y.must(err)
 }
+
+// TestPartialRecompute: a quarter of the tokens, those of the highest deviation
+// in the second layer, bring the last layer nearer to that of the whole prompt
+// than the quarter of the lowest.
+func TestPartialRecompute(t *testing.T) {
+	y := newToy(t, kernel.PreRoPE, tensor.F32)
+	one, two := passage(4, 2*pageSize), passage(5, 4*pageSize)
+	prompt := slices.Concat(one, two)
+	whole, _ := y.prefill(prompt, 0)
+	parts := y.modules(0, one, two)
+	deviation := func(layer int, id kvcache.ID) []float64 {
+		sum := make([]float64, len(prompt))
+		keyA, valueA, err := y.cache.Gather(layer, id)
+		y.must(err)
+		keyB, valueB, err := y.cache.Gather(layer, whole)
+		y.must(err)
+		y.must(prefix.Deviation(sum, keyA, keyB))
+		y.must(prefix.Deviation(sum, valueA, valueB))
+		return sum
+	}
+	total := func(tokens func(deviation []float64) []int32) (sum float64) {
+		id, err := prefix.Compose(y.cache, nil, nil, parts)
+		y.must(err)
+		chosen := tokens(deviation(1, id))
+		slots, err := y.cache.Rewrite(id, chosen, nil)
+		y.must(err)
+		again, err := prefix.NewRecompute(y.cache, id, chosen)
+		y.must(err)
+		ids := make([]int32, len(chosen))
+		for i, j := range chosen {
+			ids[i] = prompt[j]
+		}
+		if len(ids) > 0 {
+			y.forward(ids, slots, chosen, again, again.QueryLens())
+		}
+		for _, x := range deviation(2, id) {
+			sum += x
+		}
+		y.must(y.cache.Free(id))
+		return sum
+	}
+	quarter := len(two) / 4
+	none := total(func([]float64) []int32 { return nil })
+	highest := total(func(d []float64) []int32 { return prefix.Highest(d, quarter) })
+	lowest := total(func(d []float64) []int32 {
+		for j := range d {
+			if d[j] = -d[j]; j < len(one) {
+				d[j] = math.Inf(-1) // these are right
+			}
+		}
+		return prefix.Highest(d, quarter)
+	})
+	first := total(func([]float64) []int32 { return prefix.FirstTokens([]int{len(one), len(two)}, quarter) })
+	t.Logf("squared distance of the last layer: %.0f of none, %.0f of the highest, %.0f of the lowest, %.0f of the first", none, highest, lowest, first)
+	if highest > 0.8*none || highest > lowest || first >= none {
+		t.Error("it does not grow with what is left out")
+	}
+}
