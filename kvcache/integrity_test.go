@@ -25,6 +25,9 @@ func TestCheckIntegrityFinds(t *testing.T) {
 		damage func(c *Cache, a, b *sequence)
 	}{
 		{"", func(*Cache, *sequence, *sequence) {}},
+		{"pages are held by no table, 1 noted", func(c *Cache, _, _ *sequence) { c.pool.cached++ }},
+		{"1 holds counted, 0 noted", func(c *Cache, _, _ *sequence) { c.pool.held[0]++ }},
+		{"page 2 is held -1 times", func(c *Cache, _, _ *sequence) { c.pool.held[2]-- }},
 		{"page 0 is in 2 tables, 3 noted", func(c *Cache, _, _ *sequence) { c.pool.refs[0]++ }},
 		{"page 2 is in 1 tables, 0 noted", func(c *Cache, a, _ *sequence) { c.pool.refs[a.pages[2]] = 0 }},
 		{"page 7 is free twice", func(c *Cache, _, _ *sequence) { c.pool.free[0] = 7; c.pool.free[1] = 7 }},

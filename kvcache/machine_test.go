@@ -444,7 +444,7 @@ func (m *machine) check(what string) {
 		m.checkSequence(what, id, visible, codedVisible)
 		tokens += int64(len(m.oracle[id].tokens))
 	}
-	if s := m.cache.Stats(); s.Tokens != tokens || s.Sequences != len(m.live) || s.Free+s.Used != m.config.Pages {
+	if s := m.cache.Stats(); s.Tokens != tokens || s.Sequences != len(m.live) || s.Free+s.Used+s.Cached != m.config.Pages {
 		m.t.Fatalf("after %s: %+v, want %d tokens of %d sequences", what, s, tokens, len(m.live))
 	}
 	m.checkPositions(what)

@@ -10,6 +10,9 @@ type positions struct {
 	next     int64   // position that the next token gets by default; 2³¹ is one too many
 }
 
+// positionsOf are n keys whose positions are their ordinals.
+func positionsOf(n int) positions { return positions{identity: n, next: int64(n)} }
+
 func (p *positions) len() int { return p.identity + len(p.rest) }
 
 func (p *positions) at(j int) int64 {
