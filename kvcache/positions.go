@@ -80,3 +80,12 @@ func (p *positions) appendTo(dst []int32) []int32 {
 func (p *positions) clone() positions {
 	return positions{p.identity, slices.Clone(p.rest), p.next}
 }
+
+// keep removes all but the given ordinals, which ascend; next stays.
+func (p *positions) keep(ordinals []int32) {
+	q := positions{}
+	for _, j := range ordinals {
+		q.push(int32(p.at(int(j))))
+	}
+	p.identity, p.rest = q.identity, q.rest
+}

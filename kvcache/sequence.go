@@ -15,7 +15,7 @@ var lastID atomic.Uint64
 // sequence is the table of one sequence.
 type sequence struct {
 	pages     []int32   // in the order of the keys; coded page p is ^p
-	seen      int       // pages before this one are coded or cannot be; those from it on are plain
+	seen      int       // pages before this one are coded or cannot be; an Apply may leave coded ones behind it
 	positions positions // one for each key: their number is the length
 	extension uint64    // the last Extend that named the sequence
 }
