@@ -1,0 +1,36 @@
+package policy
+
+// Park et al., "KeyDiff: Key Similarity-Based KV Cache Eviction for Long-Context
+// LLM Inference in Resource-Constrained Environments",
+// https://arxiv.org/abs/2504.15364
+//
+// Keys unlike the others stay: those of the least cosine with the mean of all
+// keys, each taken with norm 1. Needs: keys. Cost: two passes over the keys.
+// Limits: keys as they are stored, rotated or not.
+
+// KeyDiff keeps the keys most unlike their mean.
+func KeyDiff() *Policy {
+	return &Policy{Score: KeyDifference{}, Trigger: Any{AfterPrompt{}, Every{128}}}
+}
+
+// KeyDifference scores a key by −cos(k, mean of k/‖k‖).
+type KeyDifference struct{}
+
+func (KeyDifference) Needs() Needs { return Keys }
+
+// Score is minus the cosine.
+func (KeyDifference) Score(h *Head, dst []float32) error {
+	if len(dst) == 0 {
+		return nil
+	}
+	anchor := make([]float64, h.Key.Shape[1])
+	for j := range dst {
+		for d, x := range unit(row(&h.Key, j)) {
+			anchor[d] += x / float64(len(dst))
+		}
+	}
+	for j := range dst {
+		dst[j] = -float32(cosine(row(&h.Key, j), anchor))
+	}
+	return nil
+}
