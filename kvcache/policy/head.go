@@ -229,7 +229,7 @@ func (h *Head) applied(keep []int32) {
 		}
 		h.Tags = tags
 	}
-	h.Low = nil
+	clear(h.Low) // a new history begins
 	h.forget()
 }
 
