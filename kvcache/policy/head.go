@@ -106,6 +106,7 @@ func (h *Head) Len() int { return len(h.Positions) }
 
 // Extend adds the next tokens.
 func (h *Head) Extend(tokens int) {
+	h.tidy()
 	for range tokens {
 		h.Positions = append(h.Positions, int32(h.Tokens))
 		h.Tokens++
@@ -130,6 +131,24 @@ func (h *Head) Extend(tokens int) {
 // columns are those that new keys have zeros in.
 func (h *Head) columns() []*[]float32 {
 	return []*[]float32{&h.Sum, &h.Square, &h.Queries, &h.Low, &h.Max, &h.Recent, &h.External}
+}
+
+// tidy forgets columns that are not of n.
+func (h *Head) tidy() {
+	n := h.Len()
+	for _, c := range append(h.columns(), &h.Count, &h.Projected, &h.pending.count, &h.pending.external) {
+		if len(*c) != n {
+			*c = nil
+		}
+	}
+	if len(h.Tags) != n {
+		h.Tags = nil
+	}
+	for _, v := range []*tensor.View{&h.Key, &h.Value} {
+		if !rows(v, n) {
+			*v = tensor.View{}
+		}
+	}
 }
 
 // forget drops what is known of rows that are no longer those of the cache.
@@ -197,6 +216,7 @@ func add(dst *[]float32, x []float32) {
 
 // applied compacts h as a cache does.
 func (h *Head) applied(keep []int32) {
+	h.tidy()
 	if h.pending.count != nil {
 		h.Count = h.pending.count
 	}
@@ -236,6 +256,7 @@ func (h *Head) applied(keep []int32) {
 // truncate forgets the tokens from position n on. What their queries gave to the
 // keys before stays counted.
 func (h *Head) truncate(n int) {
+	h.tidy()
 	m, _ := slices.BinarySearch(h.Positions, int32(n))
 	h.Positions, h.Tokens, h.Prompt = h.Positions[:m], n, min(h.Prompt, n)
 	for _, c := range append(h.columns(), &h.Count) {
@@ -252,6 +273,7 @@ func (h *Head) truncate(n int) {
 // part is the keys lo <= j < hi alone.
 func (h *Head) part(lo, hi int) *Head {
 	p := *h
+	p.tidy()
 	p.Positions = h.Positions[lo:hi]
 	for _, c := range append(p.columns(), &p.Count, &p.Projected) {
 		if *c != nil {
