@@ -155,16 +155,22 @@ func adapt(out []int, scores [][]float32, floor, total int) {
 	}
 	var rest []entry
 	for head, s := range scores {
-		sorted := slices.Clone(s)
-		slices.SortFunc(sorted, func(a, b float32) int { return cmp.Compare(b, a) })
-		out[head] = min(floor, len(sorted))
+		list := slices.Clone(s)
+		out[head] = min(floor, len(list))
+		first(list, out[head], func(a, b float32) int { return cmp.Compare(b, a) })
 		total -= out[head]
-		for _, x := range sorted[out[head]:] {
+		for _, x := range list[out[head]:] {
 			rest = append(rest, entry{x, head})
 		}
 	}
-	slices.SortStableFunc(rest, func(a, b entry) int { return cmp.Compare(b.score, a.score) })
-	for _, e := range rest[:min(max(total, 0), len(rest))] {
+	total = min(max(total, 0), len(rest))
+	first(rest, total, func(a, b entry) int {
+		if c := cmp.Compare(b.score, a.score); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.head, b.head)
+	})
+	for _, e := range rest[:total] {
 		out[e.head]++
 	}
 }

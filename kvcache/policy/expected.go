@@ -110,13 +110,13 @@ func (e Expected) Score(h *Head, dst []float32) error {
 	if scale == 0 {
 		scale = xmath.Pow(float64(dim), -0.5)
 	}
-	mean, x := make([]float64, len(dst)), make([]float64, len(dst))
+	mean, x, k := make([]float64, len(dst)), make([]float64, len(dst)), make([]float64, dim)
 	for i, m := range h.Moments {
 		if len(m.Mean) != dim || len(m.Covariance) != dim*dim {
 			return valueError(fmt.Sprintf("Moments[%d]", i), fmt.Sprintf("of %d and %d", len(m.Mean), len(m.Covariance)), "of dim %d and its square", dim)
 		}
 		for j := range x {
-			k := row(&h.Key, j)
+			rowInto(k, &h.Key, j)
 			form := 0.0
 			for a := range dim {
 				form += float64(k[a] * dot(m.Covariance[a*dim:][:dim], k))
@@ -128,9 +128,9 @@ func (e Expected) Score(h *Head, dst []float32) error {
 			mean[j] += x[j] / float64(len(h.Moments))
 		}
 	}
+	v := make([]float64, h.Value.Shape[1])
 	for j := range dst {
-		v := row(&h.Value, j)
-		dst[j] = float32((mean[j] + e.Epsilon) * norm2(v))
+		dst[j] = float32((mean[j] + e.Epsilon) * norm2(rowInto(v, &h.Value, j)))
 	}
 	return nil
 }

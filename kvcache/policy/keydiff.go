@@ -23,14 +23,16 @@ func (KeyDifference) Score(h *Head, dst []float32) error {
 	if len(dst) == 0 {
 		return nil
 	}
-	anchor := make([]float64, h.Key.Shape[1])
+	anchor, x := make([]float64, h.Key.Shape[1]), make([]float64, h.Key.Shape[1])
 	for j := range dst {
-		for d, x := range unit(row(&h.Key, j)) {
-			anchor[d] += x / float64(len(dst))
+		scale := 1 / max(norm2(rowInto(x, &h.Key, j)), tiny)
+		for d := range anchor {
+			anchor[d] += float64(x[d] * scale)
 		}
 	}
 	for j := range dst {
-		dst[j] = -float32(cosine(row(&h.Key, j), anchor))
+		n := norm2(rowInto(x, &h.Key, j))
+		dst[j] = -float32(dot(x, anchor) / (max(n, tiny) * max(norm2(anchor), tiny)))
 	}
 	return nil
 }

@@ -1,7 +1,5 @@
 package policy
 
-import "math"
-
 // Devoto et al., "A Simple and Effective L2 Norm-Based Strategy for KV Cache
 // Compression", https://arxiv.org/abs/2406.11430
 //
@@ -19,12 +17,12 @@ func (KeyNorm) Needs() Needs { return Keys }
 
 // Score is −‖k‖₂.
 func (KeyNorm) Score(h *Head, dst []float32) error {
+	if len(dst) == 0 {
+		return nil
+	}
+	x := make([]float64, h.Key.Shape[1])
 	for j := range dst {
-		sum := 0.0
-		for _, x := range row(&h.Key, j) {
-			sum += x * x
-		}
-		dst[j] = -float32(math.Sqrt(sum))
+		dst[j] = -float32(norm2(rowInto(x, &h.Key, j)))
 	}
 	return nil
 }

@@ -58,8 +58,9 @@ func (l Lag) Score(h *Head, dst []float32) error {
 func (l Lag) deviations(v *tensor.View, lo int) []float64 {
 	dim := int(v.Shape[1])
 	least, most := make([]float64, dim), make([]float64, dim)
+	row := make([]float64, dim)
 	for j := lo + l.Chunk; j < lo+2*l.Chunk; j++ {
-		for d, x := range row(v, j) {
+		for d, x := range rowInto(row, v, j) {
 			if j == lo+l.Chunk {
 				least[d], most[d] = x, x
 			}
@@ -68,7 +69,7 @@ func (l Lag) deviations(v *tensor.View, lo int) []float64 {
 	}
 	out := make([]float64, l.Chunk)
 	for i := range out {
-		x := row(v, lo+i)
+		x := rowInto(row, v, lo+i)
 		mean, square := 0.0, 0.0
 		for d := range x {
 			if most[d] > least[d] {

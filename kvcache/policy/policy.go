@@ -208,14 +208,57 @@ func (p *Policy) keep(h *Head, c *choice, free int) ([]int32, error) {
 	return keep, nil
 }
 
-// best are the n candidates of the largest scores, in that order.
+// best are the n candidates of the largest scores, in any order.
 func best(scores []float32, candidates []int32, n int) []int32 {
 	order := slices.Clone(candidates)
-	slices.SortFunc(order, func(a, b int32) int {
+	n = min(max(n, 0), len(order))
+	first(order, n, func(a, b int32) int {
 		if c := cmp.Compare(scores[b], scores[a]); c != 0 { // NaN is below all numbers
 			return c
 		}
 		return cmp.Compare(b, a)
 	})
-	return order[:min(max(n, 0), len(order))]
+	return order[:n]
+}
+
+// first brings the n first elements by compare to the front, in any order: it halves
+// the part that is not yet divided, and sorts it if that takes too many turns.
+func first[T any](x []T, n int, compare func(a, b T) int) {
+	for turns := 0; n > 0 && n < len(x); turns++ {
+		if len(x) <= 32 || turns > 60 {
+			slices.SortFunc(x, compare)
+			return
+		}
+		a, b, c := x[0], x[len(x)/2], x[len(x)-1]
+		if compare(a, b) > 0 {
+			a, b = b, a
+		}
+		if compare(b, c) > 0 {
+			b = c
+			if compare(a, b) > 0 {
+				b = a
+			}
+		}
+		lo, same, hi := 0, 0, len(x) // before the pivot b, equal to it, after it
+		for same < hi {
+			switch o := compare(x[same], b); {
+			case o < 0:
+				x[lo], x[same] = x[same], x[lo]
+				lo, same = lo+1, same+1
+			case o > 0:
+				hi--
+				x[same], x[hi] = x[hi], x[same]
+			default:
+				same++
+			}
+		}
+		switch {
+		case n <= lo:
+			x = x[:lo]
+		case n <= hi:
+			return
+		default:
+			x, n = x[hi:], n-hi
+		}
+	}
 }

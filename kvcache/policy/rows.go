@@ -7,13 +7,29 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-// row is row j of [n, dim].
-func row(v *tensor.View, j int) []float64 {
-	out := make([]float64, v.Shape[1])
-	for d := range out {
-		out[d] = float64(v.At(int64(j), int64(d)))
+// row is row j of [n, dim] in host memory, of a stored type.
+func row(v *tensor.View, j int) []float64 { return rowInto(make([]float64, v.Shape[1]), v, j) }
+
+// rowInto is row in the memory of dst.
+func rowInto(dst []float64, v *tensor.View, j int) []float64 {
+	at, step := v.Offset+int64(j)*v.Stride[0], v.Stride[1]
+	if x := v.F32s(); x != nil {
+		for d := range dst {
+			dst[d] = float64(x[at+int64(d)*step])
+		}
+		return dst
 	}
-	return out
+	if x := v.Bits(); x != nil {
+		for d := range dst {
+			dst[d] = float64(v.DType.ToF32(x[at+int64(d)*step]))
+		}
+		return dst
+	}
+	x := v.Bits8()
+	for d := range dst {
+		dst[d] = float64(v.DType.ToF32(uint16(x[at+int64(d)*step])))
+	}
+	return dst
 }
 
 func dot(a, b []float64) float64 {
@@ -37,7 +53,8 @@ func unit(x []float64) []float64 {
 	return out
 }
 
-func cosine(a, b []float64) float64 { return dot(unit(a), unit(b)) }
+// tiny keeps the cosine of a row of zeros 0.
+const tiny = 1e-150
 
 // norm1 is Σ|x|.
 func norm1(x []float64) float64 {

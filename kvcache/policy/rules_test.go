@@ -382,10 +382,10 @@ func TestObserve(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Extend(1)
-	if err := h.Observe(Observation{Queries: 1, Sum: []float32{0.5, 0.125, 0.375}}); err != nil {
+	if err := h.Observe(Observation{Queries: 1, Sum: []float32{0.5, 0.1875, 0.3125}}); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(h.Sum, []float32{2.5, 0.375, 0.375}) || !slices.Equal(h.Queries, []float32{5, 2, 1}) || !slices.Equal(h.Low, []float32{0, 1, 0}) || !slices.Equal(h.Positions, []int32{0, 3, 4}) {
+	if !slices.Equal(h.Sum, []float32{2.5, 0.4375, 0.3125}) || !slices.Equal(h.Queries, []float32{5, 2, 1}) || !slices.Equal(h.Low, []float32{0, 1, 1}) || !slices.Equal(h.Positions, []int32{0, 3, 4}) {
 		t.Errorf("%+v", h)
 	}
 	c := s.Clone()

@@ -25,8 +25,12 @@ func (s ValueNorm) Score(h *Head, dst []float32) error {
 	if err := s.Of.Score(h, dst); err != nil {
 		return err
 	}
+	if len(dst) == 0 {
+		return nil
+	}
+	x := make([]float64, h.Value.Shape[1])
 	for j := range dst {
-		dst[j] *= float32(norm1(row(&h.Value, j)))
+		dst[j] *= float32(norm1(rowInto(x, &h.Value, j)))
 	}
 	return nil
 }
