@@ -30,14 +30,18 @@ type rig struct {
 	plant  map[int]int64 // the channel in which the key of a token is large
 }
 
-func newRig(t *testing.T, seed uint64, pages int) *rig {
+func newRig(t *testing.T, seed uint64, pages int, codec kernel.Codec) *rig {
 	b := cpu.New(cpu.Options{Workers: 1})
 	t.Cleanup(func() { b.Close() })
-	c, err := kvcache.NewHeads(b, kvcache.Config{Layers: layers, Pages: pages, PageSize: pageSize, KVHeads: kvHeads, HeadDim: dim, ValueDim: dim, DType: tensor.F32})
+	config := kvcache.Config{Layers: layers, Pages: pages, PageSize: pageSize, KVHeads: kvHeads, HeadDim: dim, ValueDim: dim, DType: tensor.F32}
+	if codec != kernel.NoCodec {
+		config.Codec, config.CodedPages = codec, pages
+	}
+	c, err := kvcache.NewHeads(b, config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := attention.New(b, attention.Config{Heads: heads / kvHeads, KVHeads: 1, HeadDim: dim, DType: tensor.F32, PageSize: pageSize,
+	a, err := attention.New(b, attention.Config{Heads: heads / kvHeads, KVHeads: 1, HeadDim: dim, DType: tensor.F32, PageSize: pageSize, Codec: codec,
 		Mask: attention.Causal(), Score: attention.Score{PrefixBias: true}, ColumnStats: true})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +120,7 @@ func (r *rig) step(id kvcache.ID, layer, head int, query tensor.View) (out tenso
 	r.ok(r.attend.Run(&args))
 	return out, func(power, window int) tensor.View {
 		sums := tensor.New(tensor.F32, int64(h.Len()), hi-lo)
-		r.ok(r.attend.ColumnStats(&kernel.ColumnStatsArgs{Query: args.Query, Key: args.Key, LSE: args.LSE, ScoreArgs: args.ScoreArgs, Power: power, Window: window, Out: sums}))
+		r.ok(r.attend.ColumnStats(&kernel.ColumnStatsArgs{Query: args.Query, Key: args.Key, CodedKey: args.CodedKey, LSE: args.LSE, ScoreArgs: args.ScoreArgs, Power: power, Window: window, Out: sums}))
 		return sums
 	}
 }
@@ -206,7 +210,7 @@ func TestPoliciesOnACache(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := newRig(t, 1, 400)
+			r := newRig(t, 1, 400, kernel.NoCodec)
 			id := r.start()
 			r.grow(id, 50)
 			used := r.cache.Stats().Used
@@ -258,8 +262,11 @@ func (r *rig) walk(p policy.Planner, keys int) {
 			r.live[other], what = s.Clone(), "Fork"
 		case op == 1 && s.Heads[0].Tokens > 3:
 			n := s.Heads[0].Tokens - r.rng.IntN(3)
-			r.ok(r.cache.Truncate(id, n))
-			s.Truncate(n)
+			var cut *kvcache.CodedPageError
+			if err := r.cache.Truncate(id, n); !errors.As(err, &cut) {
+				r.ok(err)
+				s.Truncate(n)
+			}
 			what = fmt.Sprint("Truncate to ", n)
 		case op == 2:
 			what = fmt.Sprint("Apply ", r.apply(id, p, keys))
@@ -274,10 +281,51 @@ func (r *rig) walk(p policy.Planner, keys int) {
 	}
 }
 
+// TestPoliciesOnCodedPages: a policy that keeps whole blocks drops coded pages as
+// well, and copies nothing; one that does not is refused, and changes nothing.
+func TestPoliciesOnCodedPages(t *testing.T) {
+	const keys = 16
+	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4} {
+		for _, e := range policy.Policies() {
+			planner, err := e.Planner(policy.Sizes{Layers: layers, KVHeads: kvHeads, HeadDim: dim, Keys: keys})
+			p, ok := planner.(*policy.Policy)
+			if err != nil || !ok || e.Kind != "evict" {
+				continue
+			}
+			r := newRig(t, 6, 400, codec)
+			id := r.start()
+			r.grow(id, 50)
+			r.grow(id, 3) // codes the pages of the prompt
+			coded := r.cache.Stats().CodedUsed
+			if coded == 0 {
+				t.Fatal("no page is coded")
+			}
+			p.Block = pageSize
+			r.apply(id, p, keys)
+			r.check(e.Name)
+			if s := r.cache.Stats(); s.CodedUsed >= coded || s.Tokens > layers*kvHeads*(keys+2*pageSize) {
+				t.Errorf("%s: %d coded pages of %d and %d keys are left", e.Name, s.CodedUsed, coded, s.Tokens)
+			}
+			r.walk(p, keys)
+		}
+	}
+	r := newRig(t, 6, 400, kernel.Int8)
+	id := r.start()
+	r.grow(id, 50)
+	r.grow(id, 3)
+	plans, err := policy.H2O().Plan(r.live[id], keys)
+	r.ok(err)
+	var rows *kvcache.CodedRowsError
+	if err := r.cache.Apply([]kvcache.ID{id}, plans); !errors.As(err, &rows) {
+		t.Errorf("error %v, want a CodedRowsError", err)
+	}
+	r.check("a plan that was refused")
+}
+
 // TestFullCache: a plan that finds no room for its copies changes nothing, and does
 // its work after room was made.
 func TestFullCache(t *testing.T) {
-	r := newRig(t, 3, layers*kvHeads*8)
+	r := newRig(t, 3, layers*kvHeads*8, kernel.NoCodec)
 	id := r.start()
 	if !r.grow(id, 8*pageSize) || r.cache.Stats().Free != 0 {
 		t.Fatal("the cache is not full")
@@ -302,7 +350,7 @@ func TestFullCache(t *testing.T) {
 // TestCompensationToken: with RazorAttention a head attends to one token that counts
 // as often as the tokens it stands for.
 func TestCompensationToken(t *testing.T) {
-	r := newRig(t, 4, 200)
+	r := newRig(t, 4, 200, kernel.NoCodec)
 	id := r.start()
 	r.grow(id, 30)
 	p := policy.RazorAttention{Retrieval: []bool{true, false, false, true}, Streaming: policy.Window{Sinks: 2, Recent: 9}}
@@ -349,7 +397,7 @@ func TestCompensationToken(t *testing.T) {
 // queries look for.
 func TestPlantedKeys(t *testing.T) {
 	for _, name := range []string{"snapkv", "pyramidkv", "ada-kv", "tova", "pyramidinfer"} {
-		r := newRig(t, 5, 400)
+		r := newRig(t, 5, 400, kernel.NoCodec)
 		r.plant = map[int]int64{7: 0, 23: 1, 31: 2}
 		id := r.start()
 		r.grow(id, 60)

@@ -8,7 +8,7 @@
 // keys each layer and head may keep), a Trigger (when it is time), and a Merge
 // (what becomes of the keys that go). A codec of the cache, kvcache.Config.Codec,
 // goes with any of them, with the limit that rows of a coded page stay or go
-// together. What is no such sum of parts, as a head that is chosen to keep
+// together: Policy.Block. What is no such sum of parts, as a head that is chosen to keep
 // everything, is a Planner of its own. Policies lists them all by name.
 //
 // # Step

@@ -351,8 +351,8 @@ func (s *Sequence) Extend(tokens int) {
 	}
 }
 
-// Load reads the keys and values of sequence id to all heads, from a cache in
-// host memory without a codec.
+// Load copies the keys and values of sequence id, as attention reads them, to all
+// heads, from a cache in host memory.
 func (s *Sequence) Load(c *kvcache.HeadCache, id kvcache.ID) error {
 	for i, h := range s.Heads {
 		key, value, err := c.Gather(id, i/s.KVHeads, i%s.KVHeads)

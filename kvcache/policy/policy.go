@@ -49,6 +49,12 @@ type Policy struct {
 	RecentPart float64 // and this part of the mean budget, 0 to 1
 	Share      bool    // heads of a layer keep the same keys, by the mean of their scores
 
+	// Block keys of neighbouring ordinals stay or go together, by the mean of their
+	// scores, and one that always stays keeps its block; 0: each key by itself. With
+	// the page size of the cache a plan copies nothing, and coded pages can go. What
+	// is left of a budget that is no multiple stays unused.
+	Block int
+
 	Merge   Merge   // nil: keys that go are gone
 	Trigger Trigger // nil: AfterPrompt
 }
@@ -83,6 +89,8 @@ func (p *Policy) check(keys int) error {
 		return valueError("Sinks", p.Sinks, "0 or more")
 	case p.Recent < 0:
 		return valueError("Recent", p.Recent, "0 or more")
+	case p.Block < 0:
+		return valueError("Block", p.Block, "0 or more")
 	case !(p.RecentPart >= 0 && p.RecentPart <= 1):
 		return valueError("RecentPart", p.RecentPart, "0 to 1")
 	case keys < 1 || keys < p.Sinks+p.recent(keys):
@@ -172,6 +180,11 @@ func (p *Policy) choices(s *Sequence, keys int) ([]choice, error) {
 			}
 		}
 	}
+	if p.Block > 1 {
+		for i := range out {
+			out[i].wholeBlocks(p.Block)
+		}
+	}
 	if !p.Share {
 		return out, nil
 	}
@@ -203,9 +216,56 @@ func (p *Policy) keep(h *Head, c *choice, free int) ([]int32, error) {
 			return nil, err
 		}
 	}
-	keep := append(slices.Clone(c.always), best(c.scores, c.candidates, free)...)
+	keep := slices.Clone(c.always)
+	if p.Block > 1 {
+		keep = append(keep, c.bestBlocks(p.Block, free)...)
+	} else {
+		keep = append(keep, best(c.scores, c.candidates, free)...)
+	}
 	slices.Sort(keep)
 	return keep, nil
+}
+
+// wholeBlocks keeps the blocks of all keys that always stay.
+func (c *choice) wholeBlocks(size int) {
+	stays := map[int32]bool{}
+	for _, j := range c.always {
+		stays[j/int32(size)] = true
+	}
+	var left []int32
+	for _, j := range c.candidates {
+		if stays[j/int32(size)] {
+			c.always = append(c.always, j)
+		} else {
+			left = append(left, j)
+		}
+	}
+	c.candidates = left
+	slices.Sort(c.always)
+}
+
+// bestBlocks are the keys of the best blocks, free keys at most.
+func (c *choice) bestBlocks(size, free int) []int32 {
+	if free >= len(c.candidates) {
+		return c.candidates
+	}
+	var scores []float32
+	var blocks []int32
+	parts := [][]int32{}
+	for rest := c.candidates; len(rest) > 0; {
+		n, sum := 0, float32(0)
+		for n < len(rest) && rest[n]/int32(size) == rest[0]/int32(size) {
+			sum += c.scores[rest[n]]
+			n++
+		}
+		scores, blocks, parts = append(scores, sum/float32(n)), append(blocks, int32(len(parts))), append(parts, rest[:n])
+		rest = rest[n:]
+	}
+	var keep []int32
+	for _, b := range best(scores, blocks, free/size) {
+		keep = append(keep, parts[b]...)
+	}
+	return keep
 }
 
 // best are the n candidates of the largest scores, in any order.

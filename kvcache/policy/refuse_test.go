@@ -66,6 +66,7 @@ func TestBadSettings(t *testing.T) {
 		plan(with(func(p *Policy) { p.Sinks = -1 }), s, 9),
 		plan(with(func(p *Policy) { p.Recent = -1 }), s, 9),
 		plan(with(func(p *Policy) { p.RecentPart = nan }), s, 9),
+		plan(with(func(p *Policy) { p.Block = -1 }), s, 9),
 		plan(with(func(p *Policy) { p.Sinks, p.Recent = 4, 2 }), s, 9),
 		plan(H2O(), s, 0), plan(H2O(), nil, 9), plan(H2O(), &Sequence{Layers: 1, KVHeads: 1}, 9),
 		plan(TOVA(), apart, 9),

@@ -445,3 +445,25 @@ func TestMomentsAhead(t *testing.T) {
 		}
 	}
 }
+
+// TestBlocks: keys stay by whole blocks of the best means, and sinks and recent keys
+// take theirs along.
+func TestBlocks(t *testing.T) {
+	s := NewSequence(1, 1)
+	s.Extend(18) // blocks of 4, and 2 more
+	h := s.Heads[0]
+	h.External = make([]float32, 18)
+	h.External[5], h.External[9], h.External[10], h.External[14] = 3, 2, 2, 1
+	for _, tt := range []struct {
+		sinks, recent, keys int
+		want                []int
+	}{
+		{0, 0, 9, between(4, 12)}, {0, 0, 7, between(8, 12)}, {0, 0, 12, between(4, 16)},
+		{1, 0, 9, union(between(0, 4), between(8, 12))}, {0, 3, 6, between(12, 18)}, {0, 3, 11, union(between(8, 18))}, {0, 0, 99, between(0, 18)},
+	} {
+		plans, err := (&Policy{Score: Given{}, Sinks: tt.sinks, Recent: tt.recent, Block: 4}).Plan(s, tt.keys)
+		if err != nil || !slices.Equal(kept(plans[0]), tt.want) {
+			t.Errorf("%+v: %v (%v)", tt, plans, err)
+		}
+	}
+}
