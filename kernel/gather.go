@@ -57,12 +57,27 @@ func (a *GatherArgs) Validate() error {
 			}
 		}
 	}
-	dst, src := slices.Clone(a.Dst), slices.Clone(a.Src)
-	slices.Sort(dst)
-	slices.Sort(src)
-	for i, s := range dst {
-		if _, read := slices.BinarySearch(src, s); read || i > 0 && s == dst[i-1] {
-			return &ValueError{"Dst", fmt.Sprintf("slot %d twice or in Src", s), "each slot that is written once and not read"}
+	return a.validateWrites()
+}
+
+// validateWrites sees that a slot that is written is written once and not read. It
+// marks them in one bit for each slot from the first to the last.
+func (a *GatherArgs) validateWrites() error {
+	if len(a.Dst) == 0 {
+		return nil
+	}
+	lo, hi := slices.Min(a.Dst), slices.Max(a.Dst)
+	written := make([]uint64, (int64(hi)-int64(lo))/64+1)
+	for i, s := range a.Dst {
+		if w, bit := &written[(s-lo)/64], uint64(1)<<((s-lo)%64); *w&bit == 0 {
+			*w |= bit
+		} else {
+			return &ValueError{fmt.Sprintf("Dst[%d]", i), fmt.Sprint(s), "a slot not named before"}
+		}
+	}
+	for i, s := range a.Src {
+		if s >= lo && s <= hi && written[(s-lo)/64]>>((s-lo)%64)&1 == 1 {
+			return &ValueError{fmt.Sprintf("Src[%d]", i), fmt.Sprint(s), "a slot that is not written"}
 		}
 	}
 	return nil

@@ -206,7 +206,7 @@ func TestPoliciesOnACache(t *testing.T) {
 		}
 		t.Run(e.Name, func(t *testing.T) {
 			const keys = 12
-			p, err := e.Planner(policy.Sizes{Layers: layers, KVHeads: kvHeads, HeadDim: dim, Keys: keys})
+			p, err := e.Planner(policy.Sizes{Layers: layers, KVHeads: kvHeads, HeadDim: dim, Keys: keys, PageSize: pageSize})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -221,7 +221,7 @@ func TestPoliciesOnACache(t *testing.T) {
 			now, most := r.cache.Stats(), int64(layers*kvHeads*keys)
 			switch p := p.(type) {
 			case *policy.Policy:
-				if now.Tokens != most {
+				if now.Tokens != most && p.Block <= 1 || now.Tokens > most || now.Tokens < most-layers*kvHeads*int64(p.Block) {
 					t.Errorf("%d keys are left, want %d", now.Tokens, most)
 				}
 			case policy.SCOPE:

@@ -154,7 +154,7 @@ func TestDMC(t *testing.T) {
 // TestRazorAttention: one token stands for all that went, and for what went before.
 func TestRazorAttention(t *testing.T) {
 	s := NewSequence(1, 2)
-	p := RazorAttention{Retrieval: []bool{true, false}, Streaming: Window{1, 2}}
+	p := RazorAttention{Retrieval: []bool{true, false}, Streaming: Window{Sinks: 1, Recent: 2}}
 	step := func(tokens int) []kvcache.Plan {
 		s.Extend(tokens)
 		plans, err := p.Plan(s, 0)

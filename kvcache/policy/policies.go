@@ -12,7 +12,7 @@ type Entry struct {
 	// Kind is "evict" (a Planner that drops keys), "merge" (one that merges them),
 	// "channels" (drops channels of keys) or "layers" (merges neighbouring layers).
 	Kind   string `json:"kind"`
-	Needs  string `json:"needs"`  // of attention and of the caller
+	Needs  string `json:"needs"`  // of the caller, beyond what attention gives: Planner.Needs has all
 	Cost   string `json:"cost"`   // of what it needs
 	Limits string `json:"limits"` // "" for none of its own
 
@@ -26,6 +26,7 @@ type Entry struct {
 type Sizes struct {
 	Layers, KVHeads, HeadDim int
 	Keys                     int // mean number of keys that a head is to keep, 8 or more
+	PageSize                 int // of the cache, for policies that keep whole pages; 0: 1
 }
 
 // window is the number of last keys that always stay, usual or half of the budget.
@@ -72,6 +73,7 @@ func evictions() []Entry {
 		{"keydiff", "https://arxiv.org/abs/2504.15364", "evict", "", rowPass, "", func(Sizes) any { return KeyDiff() }},
 		{"vatp", "https://arxiv.org/abs/2406.12335", "evict", "", eachStep, "H2O's", func(s Sizes) any { return VATP(s.sinks(20)) }},
 		{"roco", "https://arxiv.org/abs/2402.06262", "evict", "", "two ColumnStats of all queries at each step", "", func(Sizes) any { return RoCo(0.3) }},
+		{"kv-compress", "https://arxiv.org/abs/2410.00161", "evict", "", eachStep, "keys go by whole pages", func(s Sizes) any { return KVCompress(max(s.PageSize, 1)) }},
 		{"expected-attention", "https://arxiv.org/abs/2510.00636", "evict", "moments of the queries", "a quadratic form a key", "keys and queries rotated alike", func(s Sizes) any { return ExpectedAttention(s.sinks(4)) }},
 		{"lagkv", "https://arxiv.org/abs/2504.04704", "evict", "", rowPass, "", func(s Sizes) any { return LagKV(s.sinks(4), max(s.Keys/4, 1)) }},
 		{"kvzip", "https://arxiv.org/abs/2505.23416", "evict", "a second reading of the context", "the context is read twice", "largest weights need a ColumnStats of each query", func(Sizes) any { return KVzip() }},

@@ -203,7 +203,7 @@ func TestPublishedRules(t *testing.T) {
 		{"locret", Locret(6), func(_ int, h *Head) []int {
 			return union(between(n-6, n), top(of(h.External), between(0, n-6), 18))
 		}},
-		{"duoattention", DuoAttention{Gates: []float32{0.9, 0.1, 0.5, 0.4}, Threshold: 0.5, Streaming: Window{2, 7}}, func(_ int, h *Head) []int {
+		{"duoattention", DuoAttention{Gates: []float32{0.9, 0.1, 0.5, 0.4}, Threshold: 0.5, Streaming: Window{Sinks: 2, Recent: 7}}, func(_ int, h *Head) []int {
 			if h == s.Heads[0] || h == s.Heads[2] {
 				return between(0, n)
 			}
@@ -260,7 +260,7 @@ func TestSimLayerKV(t *testing.T) {
 		}
 		h.Recent[0], h.Recent[10] = 0.5, []float32{0, 0.2, 0.3, 0.9}[i]
 	}
-	plans, err := SimLayerKV{Lazy: Window{1, 4}, Threshold: 0.65}.Plan(s, 0)
+	plans, err := SimLayerKV{Lazy: Window{Sinks: 1, Recent: 4}, Threshold: 0.65}.Plan(s, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -464,6 +464,24 @@ func TestBlocks(t *testing.T) {
 		plans, err := (&Policy{Score: Given{}, Sinks: tt.sinks, Recent: tt.recent, Block: 4}).Plan(s, tt.keys)
 		if err != nil || !slices.Equal(kept(plans[0]), tt.want) {
 			t.Errorf("%+v: %v (%v)", tt, plans, err)
+		}
+	}
+}
+
+// TestWindowBlocks: a window keeps the blocks of what it keeps.
+func TestWindowBlocks(t *testing.T) {
+	h := &Head{}
+	h.Extend(18)
+	for _, tt := range []struct {
+		w    Window
+		want []int
+	}{
+		{Window{Sinks: 2, Recent: 3}, union(between(0, 2), between(15, 18))},
+		{Window{Sinks: 2, Recent: 3, Block: 4}, union(between(0, 4), between(12, 18))},
+		{Window{Sinks: 5, Recent: 2, Block: 4}, union(between(0, 8), between(16, 18))},
+	} {
+		if got := kept(kvcache.Plan{Keep: tt.w.keep(h)}); !slices.Equal(got, tt.want) {
+			t.Errorf("%+v keeps %v, want %v", tt.w, got, tt.want)
 		}
 	}
 }

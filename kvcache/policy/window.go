@@ -6,24 +6,32 @@ import "github.com/longctx/longctx/kvcache"
 // that needs no more.
 type Window struct {
 	Sinks, Recent int
+
+	// Block is as in Policy: a key that stays keeps all of its block. 0: none
+	Block int
 }
 
 func (w Window) check() error {
-	if w.Sinks < 0 || w.Recent < 1 {
-		return valueError("Window.Recent", w.Recent, "1 or more, with Sinks of 0 or more")
+	if w.Sinks < 0 || w.Recent < 1 || w.Block < 0 {
+		return valueError("Window.Recent", w.Recent, "1 or more, with Sinks (%d) and Block (%d) of 0 or more", w.Sinks, w.Block)
 	}
 	return nil
 }
 
 // keep are the ordinals in the window.
 func (w Window) keep(h *Head) []int32 {
-	var keep []int32
+	var c choice
 	for j, position := range h.Positions {
 		if int(position) < w.Sinks || j >= h.Len()-w.Recent {
-			keep = append(keep, int32(j))
+			c.always = append(c.always, int32(j))
+		} else {
+			c.candidates = append(c.candidates, int32(j))
 		}
 	}
-	return keep
+	if w.Block > 1 {
+		c.wholeBlocks(w.Block)
+	}
+	return c.always
 }
 
 // all are the ordinals of all keys.
