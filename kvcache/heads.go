@@ -31,12 +31,24 @@ type HeadCache struct {
 
 	mu        sync.Mutex // of all below; taken before that of cache
 	sequences map[ID]*headSequence
+	scratch   headExtension
+}
+
+// headExtension is the work of one Extend, kept from call to call for its memory.
+type headExtension struct {
+	number    uint64
+	found     []*headSequence
+	ids       []ID
+	counts    []int
+	positions []int32
 }
 
 // headSequence is the streams of a sequence.
 type headSequence struct {
 	streams []ID // [Layers·KVHeads]
 	tokens  int  // that there were: the position of the next
+
+	extension uint64 // the last Extend that named the sequence
 }
 
 // NewHeads allocates a HeadCache. Layers and KVHeads of c are those of the model,
@@ -224,44 +236,54 @@ func (h *HeadCache) Extend(seqs []ID, counts []int, slots []int32) ([]int32, err
 	if len(counts) != len(seqs) {
 		return slots, valueError("Extend: number of counts", len(counts), "that of sequences, %d", len(seqs))
 	}
-	found, named := make([]*headSequence, len(seqs)), make(map[ID]bool, len(seqs))
-	var positions []int32
-	for i, id := range seqs {
-		s, err := h.find(id)
-		if err != nil {
-			return slots, err
-		}
-		switch {
-		case named[id]:
-			return slots, valueError(fmt.Sprintf("Extend: seqs[%d]", i), id, "a sequence not named before")
-		case counts[i] < 0:
-			return slots, valueError(fmt.Sprintf("Extend: counts[%d]", i), counts[i], "0 or more")
-		case counts[i] > math.MaxInt32-s.tokens:
-			return slots, &TooLongError{fmt.Sprintf("length of sequence %d", id), fmt.Sprintf("%d+%d", s.tokens, counts[i])}
-		}
-		found[i], named[id] = s, true
+	x := &h.scratch
+	defer func() { clear(x.found) }() // a freed sequence must not live on here
+	if err := h.planExtension(seqs, counts); err != nil {
+		return slots, err
 	}
-	streams := h.config.Layers * h.config.KVHeads
-	ids, all := make([]ID, 0, streams*len(seqs)), make([]int, 0, streams*len(seqs))
-	for stream := range streams {
-		for i, s := range found {
-			ids, all = append(ids, s.streams[stream]), append(all, counts[i])
+	for stream := range h.config.Layers * h.config.KVHeads {
+		for i, s := range x.found {
+			x.ids, x.counts = append(x.ids, s.streams[stream]), append(x.counts, counts[i])
 			for k := range counts[i] {
-				positions = append(positions, int32(s.tokens+k))
+				x.positions = append(x.positions, int32(s.tokens+k))
 			}
 		}
 	}
-	if positions == nil {
-		positions = []int32{}
-	}
-	slots, err := h.cache.ExtendAt(ids, all, positions, slots)
+	slots, err := h.cache.ExtendAt(x.ids, x.counts, x.positions, slots)
 	if err != nil {
 		return slots, err
 	}
-	for i, s := range found {
+	for i, s := range x.found {
 		s.tokens += counts[i]
 	}
 	return slots, nil
+}
+
+// planExtension checks the arguments and finds the sequences.
+func (h *HeadCache) planExtension(seqs []ID, counts []int) error {
+	x := &h.scratch
+	x.number++
+	x.found, x.ids, x.counts = x.found[:0], x.ids[:0], x.counts[:0]
+	if x.positions = x.positions[:0]; x.positions == nil {
+		x.positions = []int32{} // nil would ask for those of the streams
+	}
+	for i, id := range seqs {
+		s, err := h.find(id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case s.extension == x.number:
+			return valueError(fmt.Sprintf("Extend: seqs[%d]", i), id, "a sequence not named before")
+		case counts[i] < 0:
+			return valueError(fmt.Sprintf("Extend: counts[%d]", i), counts[i], "0 or more")
+		case counts[i] > math.MaxInt32-s.tokens:
+			return &TooLongError{fmt.Sprintf("length of sequence %d", id), fmt.Sprintf("%d+%d", s.tokens, counts[i])}
+		}
+		s.extension = x.number
+		x.found = append(x.found, s)
+	}
+	return nil
 }
 
 // Append stores the rows key [tokens, KVHeads, HeadDim] and value [tokens,
@@ -273,7 +295,7 @@ func (h *HeadCache) Append(layer int, slots []int32, key, value tensor.View) err
 	heads := h.config.KVHeads
 	for _, v := range []*tensor.View{&key, &value} {
 		if v.Rank != 3 || v.Shape[1] != int64(heads) || int64(len(slots)) != v.Shape[0]*int64(h.config.Layers*heads) {
-			return valueError("Append: rows", v, "[tokens,%d,dim], for %d slots of Layers, KVHeads and tokens", heads, len(slots))
+			return valueError("Append: rows", v.String(), "[tokens,%d,dim], for %d slots of Layers, KVHeads and tokens", heads, len(slots))
 		}
 	}
 	tokens := int(key.Shape[0])

@@ -480,3 +480,45 @@ func life(c *kvcache.HeadCache, prompt kvcache.ID, rng *rand.Rand) error {
 	}
 	return c.Free(id)
 }
+
+// TestHeadCacheStepsAllocateNothing: a step of one token takes no memory of Go, but
+// now and then for the positions of a sequence from which keys were evicted.
+func TestHeadCacheStepsAllocateNothing(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	c, err := kvcache.NewHeads(b, kvcache.Config{Layers: 2, Pages: 4000, PageSize: 4, KVHeads: 2, HeadDim: 4, ValueDim: 4, DType: tensor.F32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, counts := []kvcache.ID{c.NewSequence()}, []int{100}
+	slots, err := c.Extend(ids, counts, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Apply(ids, []kvcache.Plan{{}, {Keep: []int32{1, 99}}, {Keep: []int32{0}}, {Keep: []int32{7}}}); err != nil {
+		t.Fatal(err)
+	}
+	rows := tensor.New(tensor.F32, 1, 2, 4)
+	var v kvcache.View
+	var batch kernel.Batch
+	counts[0] = 1
+	if n := testing.AllocsPerRun(300, func() {
+		slots, err = c.Extend(ids, counts, slots[:0])
+		for layer := range 2 {
+			if err == nil {
+				err = c.Append(layer, slots, rows, rows)
+			}
+			if err == nil {
+				err = c.Layer(&v, layer, ids...)
+			}
+			if err == nil {
+				err = v.LowerKV(&batch)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("a step allocates %v times, want 0", n)
+	}
+}

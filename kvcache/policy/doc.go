@@ -22,6 +22,9 @@
 //		err = heads.Applied(plans)
 //	}
 //
+// A kvcache.Cache, which has one table for all heads and layers, takes the plan of a
+// Sequence of one layer and one head, told the means over all.
+//
 // Plan gives the same for the same Sequence, on every machine but for the last
 // bits of what it was told.
 //
