@@ -485,3 +485,91 @@ func TestWindowBlocks(t *testing.T) {
 		}
 	}
 }
+
+// TestCompetingHeads: of Ada-KV, KVzip and PyramidKV each head keeps its floor and
+// what of the rest is among the best of all heads that compete.
+func TestCompetingHeads(t *testing.T) {
+	const n, keys, window = 60, 24, 8
+	s := told(rand.New(rand.NewPCG(4, 4)), 3, 2, n, 4)
+	votes := func(h *Head, j int) float64 {
+		sum := 0.0
+		for k := max(j-2, 0); k <= min(j+2, n-window-1); k++ {
+			sum += float64(h.Recent[k])
+		}
+		return sum / 5
+	}
+	largest := func(h *Head, j int) float64 { return float64(h.Max[j]) }
+	for _, tt := range []struct {
+		name           string
+		plan           Planner
+		score          func(h *Head, j int) float64
+		recent, floor  int
+		group, perHead int
+	}{
+		{"ada-kv", AdaKV(window), votes, window, 3, 2, keys - window},
+		{"kvzip", KVzip(), largest, 0, 0, 6, keys},
+	} {
+		plans, err := tt.plan.Plan(s, keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for lo := 0; lo < len(s.Heads); lo += tt.group {
+			want := make([][]int, tt.group)
+			type rival struct {
+				head, j int
+				score   float64
+			}
+			var rivals []rival
+			for g, h := range s.Heads[lo : lo+tt.group] {
+				own := top(func(j int) float64 { return tt.score(h, j) }, between(0, n-tt.recent), tt.floor)
+				want[g] = union(between(n-tt.recent, n), own)
+				for j := range n - tt.recent {
+					if !slices.Contains(own, j) {
+						rivals = append(rivals, rival{g, j, tt.score(h, j)})
+					}
+				}
+			}
+			sort.Slice(rivals, func(a, b int) bool { return rivals[a].score > rivals[b].score })
+			for _, r := range rivals[:tt.group*(tt.perHead-tt.floor)] {
+				want[r.head] = union(want[r.head], []int{r.j})
+			}
+			for g := range want {
+				if got := kept(plans[lo+g]); !slices.Equal(got, want[g]) {
+					t.Errorf("%s: head %d keeps %v, want %v", tt.name, lo+g, got, want[g])
+				}
+			}
+		}
+	}
+	plans, err := PyramidKV(window).Plan(s, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, h := range s.Heads { // 16 in the mean, 0.8 in the last layer: 31.2, 16, 0.8
+		free := []int{31, 31, 16, 16, 1, 1}[i]
+		want := union(between(n-window, n), top(func(j int) float64 { return votes(h, j) }, between(0, n-window), free))
+		if got := kept(plans[i]); !slices.Equal(got, want) {
+			t.Errorf("pyramidkv: head %d keeps %v, want %v", i, got, want)
+		}
+	}
+	blocks, err := KVCompress(6).Plan(s, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, h := range s.Heads {
+		got := kept(blocks[i])
+		mean := func(b int) float64 {
+			sum := 0.0
+			for j := b * 6; j < b*6+6; j++ {
+				sum += float64(h.Square[j])
+			}
+			return sum / 6
+		}
+		var want []int
+		for _, b := range top(mean, between(0, n/6), len(got)/6) {
+			want = append(want, between(b*6, b*6+6)...)
+		}
+		if len(got)%6 != 0 || !slices.Equal(got, append([]int{}, want...)) {
+			t.Errorf("kv-compress: head %d keeps %v, want %v", i, got, want)
+		}
+	}
+}
