@@ -38,7 +38,8 @@ type Merge struct {
 //
 // Rows of a coded page can only stay all, beginning a page, or go all: other
 // plans are a *CodedRowsError. Other errors are *UnknownSequenceError, *ValueError
-// and those of the backend's GatherRows. After an error nothing has changed.
+// and those of the backend's GatherRows; one without it (a *kernel.UnsupportedError)
+// still does plans that keep whole pages. After an error nothing has changed.
 func (c *Cache) Apply(seqs []ID, plans []Plan) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
