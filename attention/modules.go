@@ -173,8 +173,13 @@ func (s SelectorInfo) module() Module {
 		Name: s.Name, Paper: strings.Replace(s.Paper, "arXiv:", arxiv, 1), Kind: "selector", Claim: "none",
 		Needs: s.Kind + "; " + s.Needs, Backends: everywhere, Composes: "causal masks, position modules, scores, frequencies of package rope; plain pages",
 	}
-	if q := (Quest{Pages: 64, Sinks: 1, Recent: 1}); s.Name == q.Info().Name {
-		out.New = func(ModelSizes) any { return q }
+	const found = "soft cap; keys stored PostRoPE, plain pages or contiguous"
+	switch s.Name {
+	case Quest{}.Info().Name:
+		out.New = func(ModelSizes) any { return Quest{Pages: 64, Sinks: 1, Recent: 1} }
+	case MagicPIG{}.Info().Name:
+		out.Backends, out.Composes = "cpu", found
+		out.New = func(ModelSizes) any { return MagicPIG{Bits: 10, Tables: 150, Sinks: 4, Window: 64} }
 	}
 	return out
 }

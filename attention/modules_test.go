@@ -152,6 +152,8 @@ func takes(t *testing.T, b kernel.Backend, s attention.ModelSizes, name string, 
 		config.Mask, err = m.Mask(1)
 	case attention.APE:
 		closed(m.New(b, bare))
+	case attention.MagicPIG:
+		closed(m.New(b, bare))
 	case attention.Quest:
 		if m.Pages < 1 || m.Recent < 1 {
 			t.Errorf("%s: %+v", name, m)
