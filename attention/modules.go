@@ -180,6 +180,11 @@ func (s SelectorInfo) module() Module {
 	case MagicPIG{}.Info().Name:
 		out.Backends, out.Composes = "cpu", found
 		out.New = func(ModelSizes) any { return MagicPIG{Bits: 10, Tables: 150, Sinks: 4, Window: 64} }
+	case RetrievalAttention{}.Info().Name:
+		out.Backends, out.Composes = "cpu", found
+		out.New = func(ModelSizes) any {
+			return RetrievalAttention{TopK: 100, Beam: 200, Degree: 16, Neighbours: 32, Sinks: 128, Window: 512}
+		}
 	}
 	return out
 }

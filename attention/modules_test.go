@@ -154,6 +154,8 @@ func takes(t *testing.T, b kernel.Backend, s attention.ModelSizes, name string, 
 		closed(m.New(b, bare))
 	case attention.MagicPIG:
 		closed(m.New(b, bare))
+	case attention.RetrievalAttention:
+		closed(m.New(b, bare))
 	case attention.Quest:
 		if m.Pages < 1 || m.Recent < 1 {
 			t.Errorf("%s: %+v", name, m)
