@@ -110,6 +110,12 @@
 //  18. TopK: of the first Count scores of a row those above −Inf that are no NaN
 //     are chosen from, the largest first, of equal ones (−0 and +0 are) those of
 //     lower index first.
+//  19. Scores: a = fma(k[d], q[d], a) over d from +0, then a·Scale.
+//  20. ScoreLoss: s and t by rule 19, +0 where at or below a negative ZeroBelow;
+//     e = s − t; Out = fma(e, e, ·) over keys ascending from +0. g = e·Gradient,
+//     +0 where s was set to +0; DQuery = fma(k, g, ·) over keys ascending from +0;
+//     DKey = fma(q, g, ·) over the query heads of its group ascending, and of each
+//     the queries ascending, from +0.
 //
 // The Fast policy of a backend may take any order; see Policy.
 //
@@ -132,5 +138,6 @@
 //	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)
 //	PageBounds, PageScores      –                    –                         – (Quest: page metadata, criticality estimate)
 //	TopK                        –                    –                         – (torch.topk, with an order of ties)
+//	Scores, ScoreLoss            –                    –                         – (TinyBERT: attention scores and their MSE)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
 package kernel
