@@ -13,7 +13,8 @@ type Module struct {
 	Paper string `json:"paper"` // address
 	// Kind is "position" (a Position), "mask", "score" (tables of scores),
 	// "layers" (which layers share a cache), "composite" (several passes),
-	// "selector" (chooses blocks of keys) or "levels" (positions made from text).
+	// "selector" (chooses blocks of keys, or keys), "levels" (positions made from
+	// text) or "loss" (what a student learns from a teacher).
 	Kind     string `json:"kind"`
 	Claim    string `json:"claim"`    // beyond the trained length: "strong" (retrieval stays), "weak" (perplexity stays flat) or "none"
 	Needs    string `json:"needs"`    // of model and cache, "" for any model with RoPE
@@ -50,7 +51,8 @@ func Modules() []Module {
 	for _, s := range Selectors() {
 		out = append(out, s.module())
 	}
-	return out
+	return append(out, Module{TinyBERT{}.Name(), arxiv + "1909.10351", "loss", "none", "a teacher with as many heads; encoders", "cpu",
+		"Bidirectional masks; heads of any size; ragged batches", func(ModelSizes) any { return TinyBERT{ZeroBelow: -100} }})
 }
 
 // FindModule returns the module of a name. The error names those there are.
