@@ -80,20 +80,24 @@ func (m MagicPIG) New(b kernel.Backend, c Config) (*SearchedAttention, error) {
 
 // Taken is the probability u that a key at an angle of this cosine is taken.
 func (m MagicPIG) Taken(cos float64) float64 {
-	p, hit := 1-arccos(cos)/math.Pi, 1.0
-	for range m.Bits {
-		hit *= p
-	}
-	n := float64(m.Tables)
+	n, hit := float64(m.Tables), power(1-arccos(cos)/math.Pi, m.Bits)
 	if n*hit < 1e-3 { // three terms, for the difference below would cancel
 		tail := math.FMA(hit*hit, (n-2)*(n-3)/4, math.FMA(hit, -2*(n-2)/3, 1))
 		return n * (n - 1) / 2 * hit * hit * tail
 	}
-	miss := 1.0
-	for range m.Tables - 1 {
-		miss *= 1 - hit
+	return math.FMA(-power(1-hit, m.Tables-1), math.FMA(n-1, hit, 1), 1)
+}
+
+// power is xⁿ by squaring.
+func power(x float64, n int) float64 {
+	out := 1.0
+	for ; n > 0; n >>= 1 {
+		if n&1 == 1 {
+			out *= x
+		}
+		x *= x
 	}
-	return 1 - miss*math.FMA(n-1, hit, 1)
+	return out
 }
 
 // arccos has the same bits everywhere (Abramowitz and Stegun, 4.4.46, to 2·10⁻⁸).
@@ -120,7 +124,7 @@ type HashedKeys struct {
 	mean    []float32 // [KVHeads·dim]
 	norms   []float32 // [keys·KVHeads]
 	buckets [][]int32 // of KV head g, table l and hash x, at (g·Tables + l)<<Bits + x: keys ascending
-	hits    []uint8
+	hits    [][]uint8 // of each KV head, for a search
 }
 
 // NewIndex makes an index without keys.
@@ -131,7 +135,7 @@ func (m MagicPIG) NewIndex(kvHeads, headDim int) (*HashedKeys, error) {
 	if err := checkKeyRows(kvHeads, headDim); err != nil {
 		return nil, fmt.Errorf("attention: magicpig: %w", err)
 	}
-	x := &HashedKeys{module: m, keys: keyRows{kvHeads: kvHeads, dim: headDim}, buckets: make([][]int32, kvHeads*m.Tables<<m.Bits)}
+	x := &HashedKeys{module: m, keys: keyRows{kvHeads: kvHeads, dim: headDim}, buckets: make([][]int32, kvHeads*m.Tables<<m.Bits), hits: make([][]uint8, kvHeads)}
 	n := int64(m.Bits * m.Tables)
 	x.planes = tensor.New(tensor.F32, n, 1, int64(headDim))
 	for i := range x.planes.F32s() {
@@ -197,7 +201,9 @@ func (x *HashedKeys) Append(ops kernel.Ops, key tensor.View) error {
 			x.buckets[at] = append(x.buckets[at], int32(first+r/x.keys.kvHeads))
 		}
 	}
-	x.hits = append(x.hits, make([]uint8, (x.keys.n+7)/8*8-len(x.hits))...)
+	for g, h := range x.hits {
+		x.hits[g] = append(h, make([]uint8, (x.keys.n+7)/8*8-len(h))...)
+	}
 	return nil
 }
 
@@ -243,19 +249,17 @@ func (x *HashedKeys) Search(ops kernel.Ops, query tensor.View, keys int, found *
 	if err != nil {
 		return err
 	}
-	found.begin()
 	heads, tokens, tables := int(query.Shape[1]), int(query.Shape[0]), x.module.Tables
-	for r := range tokens * heads {
+	found.addRows(tokens*heads, heads, x.keys.kvHeads, func(g, r int, found *Found) {
 		end := max(keys-tokens+r/heads+1-x.module.Window, 0)
-		x.take(rows[r*x.keys.dim:][:x.keys.dim], hashes[r*tables:][:tables], r%heads*x.keys.kvHeads/heads, end, found)
-		found.next()
-	}
+		x.take(rows[r*x.keys.dim:][:x.keys.dim], hashes[r*tables:][:tables], g, end, found)
+	})
 	return nil
 }
 
 // take adds the keys of KV head g before end that hit twice.
 func (x *HashedKeys) take(q []float32, hashes []uint16, g, end int, found *Found) {
-	hits := x.hits[:(min(end, x.keys.n)+7)/8*8]
+	hits := x.hits[g][:(min(end, x.keys.n)+7)/8*8]
 	clear(hits)
 	for l, h := range hashes {
 		for _, j := range x.buckets[(g*x.module.Tables+l)<<x.module.Bits+int(h)] {

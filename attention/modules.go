@@ -185,7 +185,7 @@ func (s SelectorInfo) module() Module {
 	case RetrievalAttention{}.Info().Name:
 		out.Backends, out.Composes = "cpu", found
 		out.New = func(ModelSizes) any {
-			return RetrievalAttention{TopK: 100, Beam: 200, Degree: 16, Neighbours: 32, Sinks: 128, Window: 512}
+			return RetrievalAttention{TopK: 100, Beam: 128, Degree: 8, Neighbours: 32, Sinks: 128, Window: 512}
 		}
 	}
 	return out

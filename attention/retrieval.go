@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -106,25 +105,15 @@ func (m RetrievalAttention) NewIndex(kvHeads, headDim int) (*KeyGraph, error) {
 // Keys is the number of keys in the index.
 func (x *KeyGraph) Keys() int { return x.keys.n }
 
-// each runs f for each KV head. These share nothing that is written.
-func (x *KeyGraph) each(f func(g *keyGraph)) {
-	var done sync.WaitGroup
-	for g := range x.heads[1:] {
-		done.Go(func() { f(&x.heads[g+1]) })
-	}
-	f(&x.heads[0])
-	done.Wait()
-}
-
 // Append adds further keys [n, KVHeads, HeadDim], in order.
 func (x *KeyGraph) Append(key tensor.View) error {
 	first, err := x.keys.append(&key)
 	if err != nil {
 		return fmt.Errorf("attention: retrieval: %w", err)
 	}
-	x.each(func(g *keyGraph) {
+	eachHead(x.keys.kvHeads, func(g int) {
 		for j := first; j < x.keys.n; j++ {
-			g.insert(int32(j), x.module.Degree)
+			x.heads[g].insert(int32(j), x.module.Degree)
 		}
 	})
 	return nil
@@ -163,15 +152,17 @@ func (x *KeyGraph) Learn(ops kernel.Ops, query tensor.View) error {
 		}), ops.TopK(&kernel.TopKArgs{Scores: s, K: k, Out: top[:m*heads*k]})); err != nil {
 			return fmt.Errorf("attention: retrieval: %w", err)
 		}
-		x.each(func(g *keyGraph) {
+		eachHead(x.keys.kvHeads, func(g int) {
 			for r := range m * heads {
-				if r%heads*x.keys.kvHeads/heads == g.head {
-					g.learn(top[r*k:][:k], scores.F32s()[r*n:][:n], x.module.Neighbours)
+				if r%heads*x.keys.kvHeads/heads == g {
+					x.heads[g].learn(top[r*k:][:k], scores.F32s()[r*n:][:n], x.module.Neighbours)
 				}
 			}
 		})
 	}
-	x.each((*keyGraph).setEntries)
+	for g := range x.heads {
+		x.heads[g].setEntries()
+	}
 	return nil
 }
 
@@ -183,21 +174,11 @@ func (x *KeyGraph) Search(query tensor.View, keys int, found *Found) error {
 	if err != nil {
 		return fmt.Errorf("attention: retrieval: %w", err)
 	}
-	found.begin()
 	heads, tokens, dim := int(query.Shape[1]), int(query.Shape[0]), x.keys.dim
-	taken := make([][]int32, tokens*heads)
-	x.each(func(g *keyGraph) {
-		for r := range taken {
-			if r%heads*x.keys.kvHeads/heads == g.head {
-				end := keys - tokens + r/heads + 1 - x.module.Window
-				taken[r] = g.search(rows[r*dim:][:dim], &x.module, end)
-			}
-		}
+	found.addRows(tokens*heads, heads, x.keys.kvHeads, func(g, r int, found *Found) {
+		end := keys - tokens + r/heads + 1 - x.module.Window
+		found.Indices = x.heads[g].search(rows[r*dim:][:dim], &x.module, end, found.Indices)
 	})
-	for _, keys := range taken {
-		found.Indices = append(found.Indices, keys...)
-		found.next()
-	}
 	return nil
 }
 
@@ -289,19 +270,19 @@ func (g *keyGraph) find(q []float32, near bool, beam int) {
 	}
 }
 
-// search returns the best keys for q between the first and last ones, ascending.
-func (g *keyGraph) search(q []float32, m *RetrievalAttention, end int) []int32 {
+// search appends the best keys for q between the first and last ones, ascending.
+func (g *keyGraph) search(q []float32, m *RetrievalAttention, end int, out []int32) []int32 {
 	if end <= m.Sinks {
-		return nil
+		return out
 	}
 	g.find(q, false, m.Beam)
-	out := make([]int32, 0, m.TopK)
+	first := len(out)
 	for _, k := range g.beam {
-		if int(k.key) >= m.Sinks && int(k.key) < end && len(out) < m.TopK {
+		if int(k.key) >= m.Sinks && int(k.key) < end && len(out) < first+m.TopK {
 			out = append(out, k.key)
 		}
 	}
-	slices.Sort(out)
+	slices.Sort(out[first:])
 	return out
 }
 

@@ -3,6 +3,7 @@ package attention
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -22,14 +23,46 @@ func (f *Found) Reset() {
 	f.Indptr, f.Indices, f.LogWeight = f.Indptr[:0], f.Indices[:0], f.LogWeight[:0]
 }
 
-// next ends a row.
-func (f *Found) next() { f.Indptr = append(f.Indptr, int32(len(f.Indices))) }
-
-// begin makes f ready for more rows.
-func (f *Found) begin() {
+// addRows adds n rows, those of a KV head by calls one after another and those of
+// different ones side by side.
+func (f *Found) addRows(n, heads, kvHeads int, search func(kvHead, row int, found *Found)) {
 	if len(f.Indptr) == 0 {
 		f.Indptr = append(f.Indptr, 0)
 	}
+	parts := make([]Found, kvHeads)
+	eachHead(kvHeads, func(g int) {
+		for r := range n {
+			if r%heads*kvHeads/heads == g {
+				search(g, r, &parts[g])
+				parts[g].Indptr = append(parts[g].Indptr, int32(len(parts[g].Indices)))
+			}
+		}
+	})
+	at := make([]int, kvHeads) // rows taken from a part
+	for r := range n {
+		g := r % heads * kvHeads / heads
+		p, lo := &parts[g], int32(0)
+		if at[g] > 0 {
+			lo = p.Indptr[at[g]-1]
+		}
+		hi := p.Indptr[at[g]]
+		f.Indices = append(f.Indices, p.Indices[lo:hi]...)
+		if len(p.LogWeight) > 0 {
+			f.LogWeight = append(f.LogWeight, p.LogWeight[lo:hi]...)
+		}
+		f.Indptr = append(f.Indptr, int32(len(f.Indices)))
+		at[g]++
+	}
+}
+
+// eachHead runs f for each KV head, side by side.
+func eachHead(n int, f func(g int)) {
+	var done sync.WaitGroup
+	for g := 1; g < n; g++ {
+		done.Go(func() { f(g) })
+	}
+	f(0)
+	done.Wait()
 }
 
 // static is the part of the keys that is seen without a search: the first and
