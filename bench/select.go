@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	selectHeads, selectKVHeads, selectDim = 8, 2, 128
 	selectNeedles                         = 8 // planted keys
 )
+
+// selectNames are the selectors there are.
+var selectNames = []string{"quest", "magicpig", "retrieval"}
 
 // selectResult is a line of select's table.
 type selectResult struct {
@@ -57,6 +61,7 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	size := f.Int("page", 64, "keys a page: `number`")
 	pages := f.Int("pages", 64, "pages that a query head sees: `number`")
 	repeats := f.Int("repeats", 15, "timed repeats: `number`")
+	names := f.String("selectors", strings.Join(selectNames, ","), "`names` of selectors, with commas")
 	asJSON := f.Bool("json", false, "print JSON")
 	if err := parse(f, args); err != nil {
 		return err
@@ -71,17 +76,25 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	if err != nil {
 		return err
 	}
+	chosen := strings.Split(*names, ",")
+	for _, name := range chosen {
+		if !slices.Contains(selectNames, name) {
+			return fmt.Errorf("-selectors has %q, want some of %s", name, strings.Join(selectNames, ", "))
+		}
+	}
 	var results []selectResult
 	for _, n := range keys {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r, err := selectQuest(n, *size, *pages, *repeats)
-		if err != nil {
-			return err
+		if slices.Contains(chosen, "quest") {
+			r, err := selectQuest(n, *size, *pages, *repeats)
+			if err != nil {
+				return err
+			}
+			results = append(results, r)
 		}
-		results = append(results, r)
-		searched, err := selectSearched(n, *size, *repeats)
+		searched, err := selectSearched(n, *size, *repeats, chosen)
 		if err != nil {
 			return err
 		}

@@ -58,8 +58,8 @@ func searchers(b kernel.Backend, size int) ([]searcher, error) {
 	return out, err
 }
 
-// selectSearched measures the selectors that search for keys.
-func selectSearched(n, size, repeats int) ([]selectResult, error) {
+// selectSearched measures those of the selectors that search for keys.
+func selectSearched(n, size, repeats int, names []string) ([]selectResult, error) {
 	b := cpu.New(cpu.Options{})
 	defer b.Close()
 	query, key, value := plant(n, size)
@@ -86,6 +86,9 @@ func selectSearched(n, size, repeats int) ([]selectResult, error) {
 	var out []selectResult
 	for _, s := range list {
 		defer s.run.Close()
+		if !slices.Contains(names, s.name) {
+			continue
+		}
 		result, err := s.measure(n, repeats, keys, dense, learn)
 		if err != nil {
 			return nil, err
