@@ -44,22 +44,38 @@ func (t *builder) distill() {
 	add("zero-below", func(c *distillCase) { c.zeroBelow, c.queries, c.keys = -0.4, []int{70, 3}, []int{90, 129} })
 	add("extreme", func(c *distillCase) { c.extreme, c.zeroBelow, c.queries, c.keys = true, -1, []int{70, 3}, []int{70, 3} })
 	add("no-sequences", func(c *distillCase) { c.queries, c.keys = nil, nil })
+	for seed := range uint64(16) {
+		add(fmt.Sprintf("random=%d", seed), func(c *distillCase) {
+			d, types := &drawn{random: newRandom(seed, 102)}, allTypes()
+			c.heads = one(d, 1, 2, 4, 12)
+			for i := range c.dims {
+				c.dims[i], c.kvHeads[i] = 1+d.below(100), c.heads/one(d, 1, 1, 2)
+				c.kvHeads[i] = max(c.kvHeads[i], 1)
+			}
+			c.queries, c.keys = nil, nil
+			for range 1 + d.below(4) {
+				c.queries, c.keys = append(c.queries, d.below(one(d, 8, 70, 140))), append(c.keys, d.below(one(d, 8, 70, 140)))
+			}
+			c.query, c.key = one(d, types[:]...), one(d, types[:]...)
+			c.zeroBelow, c.gradient, c.seed = one(d, float32(0), -0.3, -2), d.chance(70), seed
+			c.layout = Layout{Gap: d.below(3), Pad: d.below(3), HeadsFirst: d.chance(30), Spread: d.below(3)}
+		})
+	}
 	add("no-keys", func(c *distillCase) { c.queries, c.keys = []int{3}, []int{0} })
 }
 
 // compared is a distillCase in memory.
 type compared struct {
-	c           *distillCase
-	query, key  [2][]float32
-	sides       [2]kernel.ScoreSide
-	queryStart  []int32
-	keyStart    []int32
-	memory      *memory
-	rows, pairs int
+	c          *distillCase
+	query, key [2][]float32
+	sides      [2]kernel.ScoreSide
+	queryStart []int32
+	keyStart   []int32
+	pairs      int
 }
 
 func (t *trial) compare(c *distillCase, m *memory) (*compared, error) {
-	x := &compared{c: c, queryStart: []int32{0}, keyStart: []int32{0}, memory: m}
+	x := &compared{c: c, queryStart: []int32{0}, keyStart: []int32{0}}
 	for s := range c.queries {
 		x.queryStart, x.keyStart = append(x.queryStart, x.queryStart[s]+int32(c.queries[s])), append(x.keyStart, x.keyStart[s]+int32(c.keys[s]))
 		x.pairs += c.queries[s] * c.keys[s]
