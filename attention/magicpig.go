@@ -27,8 +27,8 @@ import (
 // Window keys are seen as they are.
 //
 // Claim: unbiased sums where the largest scores alone are not: heads that spread
-// their weight over many keys. The published settings are 8 to 11 bits, 75 to 300
-// tables, and dense attention in the first layers.
+// their weight over many keys. 10 bits and 150 tables are a published setting, with
+// dense attention in the first layers.
 //
 // Cost: 2·Bits·Tables·HeadDim FLOPs to hash a row; a query reads Tables/2^Bits
 // numbers for each key unlike it, and some hundredths of the keys. An index has a

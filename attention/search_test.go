@@ -471,3 +471,50 @@ func TestMagicPIGCentresKeys(t *testing.T) {
 		t.Error("shifted keys are found otherwise")
 	}
 }
+
+// Each sequence of a batch has an index, and the bits that it has alone.
+func TestSearchesOfABatch(t *testing.T) {
+	b := backend(t, 2)
+	r := rand.New(rand.NewPCG(25, 26))
+	m := attention.MagicPIG{Bits: 3, Tables: 10, Sinks: 1, Window: 4, Seed: 2}
+	both := newSearching(r, 3, 190, 4, 2, 16, tensor.F32)
+	a, err := m.New(b, both.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	var found attention.Found
+	var want result
+	for i, part := range [][4]int64{{0, 1, 0, 120}, {1, 3, 120, 190}} {
+		s := *both
+		s.tokens, s.keys = int(part[1]-part[0]), int(part[3]-part[2])
+		s.query, s.key, s.value = both.query.Slice(0, part[0], part[1]), both.key.Slice(0, part[2], part[3]), both.value.Slice(0, part[2], part[3])
+		alone, list := s.hashed(t, b, a, m)
+		x, err := m.NewIndex(2, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Append(b, s.key); err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Search(b, s.query, s.keys, &found); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(list.Indices); !slices.Equal(found.Indices[len(found.Indices)-n:], list.Indices) {
+			t.Error("a second search finds other keys")
+		}
+		if i == 0 {
+			want = alone
+		} else {
+			want = want.append(alone)
+		}
+	}
+	if err := a.Plan(attention.Step{QueryLens: []int{1, 2}, KeyLens: []int{120, 70}}); err != nil {
+		t.Fatal(err)
+	}
+	out, lse := tensor.New(tensor.F32, 3, 4, 19), tensor.New(tensor.F32, 3, 4)
+	if err := a.Run(&kernel.Args{Query: both.query, Key: both.key, Value: both.value, Out: out, LSE: lse}, &found); err != nil {
+		t.Fatal(err)
+	}
+	sameBits(t, "a batch", result{widen(out), widen(lse), 4, 19}, want)
+}

@@ -30,7 +30,8 @@ import (
 // Cost: two products of queries and keys, and with gradients two more for the
 // student. No score is stored; a worker keeps the gradient of one head's keys.
 //
-// Limits: on the CPU. The losses of embeddings, hidden states and predictions are
+// Limits: on the CPU. The scores themselves are the operation Scores of package
+// kernel. The losses of embeddings, hidden states and predictions are
 // sums over rows of a model, and not attention.
 type TinyBERT struct {
 	ZeroBelow float32 // −100 as published, 0: none
