@@ -135,6 +135,10 @@ func (m MagicPIG) NewIndex(kvHeads, headDim int) (*HashedKeys, error) {
 	if err := checkKeyRows(kvHeads, headDim); err != nil {
 		return nil, fmt.Errorf("attention: magicpig: %w", err)
 	}
+	const most = 1 << 24
+	if n := int64(kvHeads*m.Tables) << m.Bits; n > most {
+		return nil, fmt.Errorf("attention: magicpig: %d KV heads with %d tables of 2^%d lists, want at most %d lists in all", kvHeads, m.Tables, m.Bits, most)
+	}
 	x := &HashedKeys{module: m, keys: keyRows{kvHeads: kvHeads, dim: headDim}, buckets: make([][]int32, kvHeads*m.Tables<<m.Bits), hits: make([][]uint8, kvHeads)}
 	n := int64(m.Bits * m.Tables)
 	x.planes = tensor.New(tensor.F32, n, 1, int64(headDim))

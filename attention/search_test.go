@@ -427,6 +427,8 @@ func TestMagicPIGRefusesBadParameters(t *testing.T) {
 	}
 	_, err := good.NewIndex(0, 8)
 	wantError(t, "heads", err, "magicpig", "0 KV heads")
+	_, err = attention.MagicPIG{Bits: 12, Tables: 255, Window: 1}.NewIndex(4096, 8)
+	wantError(t, "lists", err, "magicpig", "at most 16777216 lists")
 	x, err := good.NewIndex(1, 8)
 	if err != nil {
 		t.Fatal(err)
