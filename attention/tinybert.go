@@ -30,8 +30,7 @@ import (
 // Cost: two products of queries and keys, and with gradients two more for the
 // student. No score is stored; a worker keeps the gradient of one head's keys.
 //
-// Limits: on the CPU. The scores themselves are the operation Scores of package
-// kernel. The losses of embeddings, hidden states and predictions are
+// Limits: on the CPU. The losses of embeddings, hidden states and predictions are
 // sums over rows of a model, and not attention.
 type TinyBERT struct {
 	ZeroBelow float32 // −100 as published, 0: none
@@ -49,39 +48,56 @@ type ScorePair struct {
 	KeyLens          []int            // nil: QueryLens
 }
 
-// lower makes the arguments and the number of pairs of a head.
-func (p *ScorePair) lower(a *kernel.ScoreLossArgs) (pairs int64, err error) {
-	keys := p.KeyLens
-	if keys == nil {
-		keys = p.QueryLens
+// starts are where the queries and keys of each sequence start, with the end of the
+// last, and the pairs of a query and a key.
+func starts(queryLens, keyLens []int) (queries, keys []int32, pairs int64, err error) {
+	if keyLens == nil {
+		keyLens = queryLens
 	}
-	if len(keys) != len(p.QueryLens) {
-		return 0, fmt.Errorf("%d KeyLens, want %d", len(keys), len(p.QueryLens))
+	if len(keyLens) != len(queryLens) {
+		return nil, nil, 0, fmt.Errorf("%d KeyLens, want %d", len(keyLens), len(queryLens))
 	}
+	queries, keys = []int32{0}, []int32{0}
 	for _, x := range [...]struct {
 		name   string
 		lens   []int
 		starts *[]int32
-	}{{"QueryLens", p.QueryLens, &a.QueryStart}, {"KeyLens", keys, &a.KeyStart}} {
-		*x.starts = []int32{0}
+	}{{"QueryLens", queryLens, &queries}, {"KeyLens", keyLens, &keys}} {
 		for s, n := range x.lens {
 			last := (*x.starts)[s]
 			if n < 0 || n >= kernel.MaxBound-int(last) {
-				return 0, fmt.Errorf("%s[%d] is %d after %d, want at least 0 and fewer than 2³¹−1 in all", x.name, s, n, last)
+				return nil, nil, 0, fmt.Errorf("%s[%d] is %d after %d, want at least 0 and fewer than 2³¹−1 in all", x.name, s, n, last)
 			}
 			*x.starts = append(*x.starts, last+int32(n))
 		}
 	}
-	for s, n := range keys {
-		pairs += int64(n) * int64(p.QueryLens[s])
+	for s, n := range keyLens {
+		pairs += int64(n) * int64(queryLens[s])
 	}
-	a.Student, a.Teacher = p.Student, p.Teacher
-	for _, side := range [...]*kernel.ScoreSide{&a.Student, &a.Teacher} {
-		if side.Scale == 0 && side.Query.Shape[2] > 0 {
-			side.Scale = float32(1 / math.Sqrt(float64(side.Query.Shape[2])))
-		}
+	return queries, keys, pairs, nil
+}
+
+// scaled is a side with the usual Scale where it has none.
+func scaled(s kernel.ScoreSide) kernel.ScoreSide {
+	if s.Scale == 0 && s.Query.Shape[2] > 0 {
+		s.Scale = float32(1 / math.Sqrt(float64(s.Query.Shape[2])))
 	}
-	return pairs, nil
+	return s
+}
+
+// Scores writes the scores of a layer before softmax to out [Heads, Σ queries·keys]
+// F32: for each sequence in turn a matrix of its queries and keys. Nil keyLens:
+// queryLens. It is the tap for losses other than TinyBERT's, which needs no scores.
+func Scores(ops kernel.Ops, side kernel.ScoreSide, queryLens, keyLens []int, out tensor.View) error {
+	queries, keys, _, err := starts(queryLens, keyLens)
+	if err == nil {
+		side = scaled(side)
+		err = ops.Scores(&kernel.ScoresArgs{Query: side.Query, Key: side.Key, QueryStart: queries, KeyStart: keys, Scale: side.Scale, Out: out})
+	}
+	if err != nil {
+		return fmt.Errorf("attention: %w", err)
+	}
+	return nil
 }
 
 // Loss is the loss of a pair.
@@ -92,10 +108,11 @@ func (m TinyBERT) Loss(ops kernel.Ops, p *ScorePair) (float64, error) {
 // Gradients is Loss, and writes the gradients of the student's queries and keys,
 // F32 of their shapes, times that of the loss.
 func (m TinyBERT) Gradients(ops kernel.Ops, p *ScorePair, dLoss float64, dQuery, dKey tensor.View) (float64, error) {
-	a := kernel.ScoreLossArgs{ZeroBelow: m.ZeroBelow, DQuery: dQuery, DKey: dKey}
+	a := kernel.ScoreLossArgs{Student: scaled(p.Student), Teacher: scaled(p.Teacher), ZeroBelow: m.ZeroBelow, DQuery: dQuery, DKey: dKey}
 	fail := func(err error) (float64, error) { return 0, fmt.Errorf("attention: tinybert: %w", err) }
-	pairs, err := p.lower(&a)
-	if err != nil {
+	var pairs int64
+	var err error
+	if a.QueryStart, a.KeyStart, pairs, err = starts(p.QueryLens, p.KeyLens); err != nil {
 		return fail(err)
 	}
 	if m.Padded != 0 {

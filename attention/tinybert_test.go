@@ -143,10 +143,16 @@ func TestTinyBERTIsTheDistanceOfScores(t *testing.T) {
 	taps := [2]tensor.View{}
 	for i, side := range []kernel.ScoreSide{p.Student, p.Teacher} {
 		taps[i] = tensor.New(tensor.F32, 2, pairs)
-		starts := []int32{0, 3, 73, 74}
-		scale := float32(1 / math.Sqrt(float64(side.Query.Shape[2])))
-		if err := b.Scores(&kernel.ScoresArgs{Query: side.Query, Key: side.Key, QueryStart: starts, KeyStart: starts, Scale: scale, Out: taps[i]}); err != nil {
+		if err := attention.Scores(b, side, lens, nil, taps[i]); err != nil {
 			t.Fatal(err)
+		}
+		// the last query of the second sequence and its first key
+		x := 0.0
+		for d := range side.Query.Shape[2] {
+			x += float64(side.Query.At(72, 1, d)) * float64(side.Key.At(3, 1, d)) / math.Sqrt(float64(side.Query.Shape[2]))
+		}
+		if got := float64(taps[i].At(1, 9+69*70)); math.Abs(got-x) > 1e-5 {
+			t.Errorf("score %v, want %v", got, x)
 		}
 	}
 	want := 0.0
@@ -157,6 +163,8 @@ func TestTinyBERTIsTheDistanceOfScores(t *testing.T) {
 	if math.Abs(got/want-1) > 1e-6 {
 		t.Errorf("loss %v, want %v", got, want)
 	}
+	wantError(t, "a small tap", attention.Scores(b, p.Student, lens, nil, tensor.New(tensor.F32, 2, pairs-1)), "attention: ", "Out")
+	wantError(t, "lens", attention.Scores(b, p.Student, lens, []int{1}, taps[0]), "attention: ", "1 KeyLens")
 	p.Student = p.Teacher
 	if same, err := (attention.TinyBERT{}).Loss(b, p); err != nil || same != 0 {
 		t.Errorf("a student like its teacher has the loss %v, %v", same, err)
