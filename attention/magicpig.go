@@ -4,6 +4,7 @@ package attention
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -245,6 +246,9 @@ func (x *HashedKeys) hash(ops kernel.Ops, rows []float32) ([]uint16, error) {
 // last tokens of the sequence when it had so many keys, with their weights. The
 // index has to have all but the last Window keys of them.
 func (x *HashedKeys) Search(ops kernel.Ops, query tensor.View, keys int, found *Found) error {
+	if found == nil {
+		return errors.New("attention: magicpig: Search into no Found, want one")
+	}
 	rows, err := x.keys.queries(&query, keys, x.module.static())
 	if err != nil {
 		return fmt.Errorf("attention: magicpig: %w", err)

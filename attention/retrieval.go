@@ -170,6 +170,9 @@ func (x *KeyGraph) Learn(ops kernel.Ops, query tensor.View) error {
 // last tokens of the sequence when it had so many keys. The index has to have all
 // but the last Window keys of them.
 func (x *KeyGraph) Search(query tensor.View, keys int, found *Found) error {
+	if found == nil {
+		return errors.New("attention: retrieval: Search into no Found, want one")
+	}
 	rows, err := x.keys.queries(&query, keys, x.module.static())
 	if err != nil {
 		return fmt.Errorf("attention: retrieval: %w", err)

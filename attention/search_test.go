@@ -183,6 +183,29 @@ func TestFoundKeysOfPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		sameBits(t, "without LSE", result{widen(out2), widen(lse), 4, 16}, want)
+		// heads before slots, and every other page
+		other := func(v tensor.View) tensor.View {
+			w := tensor.New(tensor.F32, 2*v.Shape[0], v.Shape[2], v.Shape[1], v.Shape[3]).Swap(1, 2)
+			poison(w)
+			w.Shape[0], w.Stride[0] = v.Shape[0], 2*w.Stride[0]
+			for p := range v.Shape[0] {
+				for slot := range v.Shape[1] {
+					for g := range v.Shape[2] {
+						for d := range v.Shape[3] {
+							w.Set(v.At(p, slot, g, d), p, slot, g, d)
+						}
+					}
+				}
+			}
+			return w
+		}
+		out3 := tensor.New(tensor.F32, 2, 4, 16)
+		if err := paged.Run(&kernel.Args{Query: s.query, Key: other(store.key), Value: other(store.value), Out: out3, LSE: lse}, &found); err != nil {
+			t.Fatal(err)
+		}
+		sameBits(t, "heads first", result{widen(out3), widen(lse), 4, 16}, want)
+		err = paged.Run(&kernel.Args{Query: s.query, Key: other(store.key), Value: store.value, Out: out3, LSE: lse}, &found)
+		wantError(t, "unlike", err, "rows that lie alike")
 	}
 }
 

@@ -84,6 +84,7 @@ type SearchedAttention struct {
 	dense, found *Attention
 	rows         foundRows
 	ones         []int
+	units        [3]int64    // strides of pages, slots and KV heads of Key, in pages of one key
 	bias         tensor.View // of each key of a row and one more: minus the log weight
 	buffers      [3]tensor.Buffer
 	tokens, room int
@@ -217,38 +218,53 @@ func (a *SearchedAttention) farArgs(args *kernel.Args) (kernel.Args, error) {
 	q.Shape[0], q.Shape[1], q.Stride[0] = rows, 1, q.Stride[1]
 	out.Query = q
 	var err error
-	if out.Key, err = rowsAsPages(&args.Key); err == nil {
-		out.Value, err = rowsAsPages(&args.Value)
+	var units [3]int64
+	if out.Key, a.units, err = rowsAsPages(&args.Key); err == nil {
+		out.Value, units, err = rowsAsPages(&args.Value)
 	}
-	if err == nil && (unit(&args.Key, 0) != unit(&args.Value, 0) || unit(&args.Key, 1) != unit(&args.Value, 1)) {
+	if err == nil && units != a.units {
 		err = fmt.Errorf("attention: Key is %v and Value %v, want rows that lie alike", &args.Key, &args.Value)
 	}
 	return out, err
 }
 
-// unit is a stride in rows of a KV head.
-func unit(v *tensor.View, dim int) int64 {
-	if row := v.Stride[v.Rank-2]; row > 0 {
-		return v.Stride[dim] / row
-	}
-	return 0
-}
-
 // rowsAsPages views [pages, slots, KVHeads, dim] or [rows, KVHeads, dim] as
-// [n, 1, 1, dim], a page for each row of a KV head.
-func rowsAsPages(v *tensor.View) (tensor.View, error) {
-	out := *v
-	n, row := int64(1), v.Stride[v.Rank-2]
+// [n, 1, 1, dim], and gives the strides of pages, slots and KV heads in it, those
+// of one row being 0. Heads may lie before slots.
+func rowsAsPages(v *tensor.View) (out tensor.View, units [3]int64, err error) {
+	step := int64(0) // what all strides are multiples of
 	for d := range v.Rank - 1 {
-		if row <= 0 || v.Stride[d]%row != 0 || v.Stride[d] < 0 {
-			return out, fmt.Errorf("attention: %v, want strides that are multiples of that of KV heads", v)
+		if v.Shape[d] > 1 {
+			step = divisor(step, v.Stride[d])
 		}
-		n += max(v.Shape[d]-1, 0) * (v.Stride[d] / row)
 	}
+	n := int64(1)
+	for d := range v.Rank - 1 {
+		if v.Shape[d] <= 1 {
+			continue
+		}
+		if v.Stride[d] <= 0 {
+			return out, units, fmt.Errorf("attention: %v, want positive strides", v)
+		}
+		u := v.Stride[d] / step
+		n += (v.Shape[d] - 1) * u
+		if units[d] = u; v.Rank == 3 && d == 1 {
+			units[1], units[2] = 0, u
+		}
+	}
+	out = *v
 	out.Rank = 4
 	out.Shape = [tensor.MaxRank]int64{n, 1, 1, v.Shape[v.Rank-1]}
-	out.Stride = [tensor.MaxRank]int64{row, row, row, v.Stride[v.Rank-1]}
-	return out, nil
+	out.Stride = [tensor.MaxRank]int64{step, step, step, v.Stride[v.Rank-1]}
+	return out, units, nil
+}
+
+// divisor is the greatest one that a and b share.
+func divisor(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // planFound makes a sequence of each row of found.
@@ -315,11 +331,11 @@ func (a *SearchedAttention) addRow(key *tensor.View, found *Found, s, t, h int) 
 		least = j + 1
 		at := int64(j)
 		if size := int64(a.dense.spec.PageSize); size > 0 {
-			at = int64(b.Pages.Indices[int64(b.Pages.Indptr[s])+at/size])*unit(key, 0) + at%size*unit(key, 1)
+			at = int64(b.Pages.Indices[int64(b.Pages.Indptr[s])+at/size])*a.units[0] + at%size*a.units[1]
 		} else {
-			at = (int64(b.KeyStart[s]) + at) * unit(key, 0)
+			at = (int64(b.KeyStart[s]) + at) * a.units[0]
 		}
-		if at += head; at >= kernel.MaxBound {
+		if at += head * a.units[2]; at >= kernel.MaxBound {
 			return fmt.Errorf("attention: Key is %v, want fewer than 2³¹−1 rows", key)
 		}
 		r.pages.Indices = append(r.pages.Indices, int32(at))

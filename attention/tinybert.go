@@ -3,6 +3,7 @@
 package attention
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -108,6 +109,9 @@ func (m TinyBERT) Loss(ops kernel.Ops, p *ScorePair) (float64, error) {
 // Gradients is Loss, and writes the gradients of the student's queries and keys,
 // F32 of their shapes, times that of the loss.
 func (m TinyBERT) Gradients(ops kernel.Ops, p *ScorePair, dLoss float64, dQuery, dKey tensor.View) (float64, error) {
+	if p == nil {
+		return 0, errors.New("attention: tinybert: no ScorePair, want one")
+	}
 	a := kernel.ScoreLossArgs{Student: scaled(p.Student), Teacher: scaled(p.Teacher), ZeroBelow: m.ZeroBelow, DQuery: dQuery, DKey: dKey}
 	fail := func(err error) (float64, error) { return 0, fmt.Errorf("attention: tinybert: %w", err) }
 	var pairs int64
