@@ -294,7 +294,7 @@ func (x *HashedKeys) take(q []float32, hashes []uint16, g, end int, found *Found
 				cos = float64(dot(q, x.keys.row(j, g))) / (float64(length) * float64(k))
 			}
 			found.Indices = append(found.Indices, int32(j))
-			found.LogWeight = append(found.LogWeight, float32(-xmath.Log(x.module.Taken(cos))))
+			found.LogWeight = append(found.LogWeight, float32(-xmath.Log(max(x.module.Taken(cos), 1e-30))))
 		}
 	}
 }

@@ -543,3 +543,53 @@ func TestSearchesOfABatch(t *testing.T) {
 	}
 	sameBits(t, "a batch", result{widen(out), widen(lse), 4, 19}, want)
 }
+
+// Of any sizes, keys that are equal or 0 too, what is found is taken by Run, and a
+// weight counts a key at least once.
+func TestSearchesOfAnySize(t *testing.T) {
+	b := backend(t, 2)
+	r := rand.New(rand.NewPCG(27, 28))
+	for range 80 {
+		tokens, kvHeads := r.IntN(4), 1+r.IntN(3)
+		s := newSearching(r, tokens, tokens+r.IntN(150), kvHeads*(1+r.IntN(3)), kvHeads, 1+r.IntN(9), tensor.F32)
+		for i := range s.key.F32s() {
+			if r.IntN(3) == 0 {
+				s.key.F32s()[i] = float32(r.IntN(2))
+			}
+		}
+		if tokens > 0 && r.IntN(3) == 0 {
+			clear(s.query.F32s()[:s.config.HeadDim])
+			clear(s.key.F32s()[:min(len(s.key.F32s()), 7*s.config.HeadDim*kvHeads)])
+		}
+		pig := attention.MagicPIG{Bits: 1 + r.IntN(5), Tables: 2 + r.IntN(20), Sinks: r.IntN(4), Window: 1 + r.IntN(9), Seed: r.Uint64()}
+		a, err := pig.New(b, s.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, found := s.hashed(t, b, a, pig)
+		for i, w := range found.LogWeight {
+			if !(w > -1e-6 && w < 100) {
+				t.Errorf("%+v: key %d has the log weight %v", pig, found.Indices[i], w)
+			}
+		}
+		a.Close()
+
+		walk := attention.RetrievalAttention{TopK: 1 + r.IntN(5), Degree: 1 + r.IntN(3), Neighbours: 2 + r.IntN(3), Sinks: pig.Sinks, Window: pig.Window}
+		walk.Beam = walk.TopK + r.IntN(9)
+		if a, err = walk.New(b, s.config); err != nil {
+			t.Fatal(err)
+		}
+		x, err := walk.NewIndex(kvHeads, s.config.HeadDim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = &attention.Found{}
+		for _, err := range []error{x.Learn(b, s.query), x.Append(s.key), x.Learn(b, s.query), x.Search(s.query, s.keys, found)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.run(t, a, found)
+		a.Close()
+	}
+}
