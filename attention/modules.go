@@ -13,7 +13,8 @@ type Module struct {
 	Paper string `json:"paper"` // address
 	// Kind is "position" (a Position), "mask", "score" (tables of scores),
 	// "layers" (which layers share a cache), "composite" (several passes),
-	// "selector" (chooses blocks of keys) or "levels" (positions made from text).
+	// "selector" (chooses blocks of keys, or keys), "levels" (positions made from
+	// text) or "loss" (what a student learns from a teacher).
 	Kind     string `json:"kind"`
 	Claim    string `json:"claim"`    // beyond the trained length: "strong" (retrieval stays), "weak" (perplexity stays flat) or "none"
 	Needs    string `json:"needs"`    // of model and cache, "" for any model with RoPE
@@ -50,7 +51,8 @@ func Modules() []Module {
 	for _, s := range Selectors() {
 		out = append(out, s.module())
 	}
-	return out
+	return append(out, Module{TinyBERT{}.Name(), arxiv + "1909.10351", "loss", "none", "a teacher with as many heads; encoders", "cpu",
+		"Bidirectional masks; heads of any size; ragged batches", func(ModelSizes) any { return TinyBERT{ZeroBelow: -100} }})
 }
 
 // FindModule returns the module of a name. The error names those there are.
@@ -173,8 +175,18 @@ func (s SelectorInfo) module() Module {
 		Name: s.Name, Paper: strings.Replace(s.Paper, "arXiv:", arxiv, 1), Kind: "selector", Claim: "none",
 		Needs: s.Kind + "; " + s.Needs, Backends: everywhere, Composes: "causal masks, position modules, scores, frequencies of package rope; plain pages",
 	}
-	if q := (Quest{Pages: 64, Sinks: 1, Recent: 1}); s.Name == q.Info().Name {
-		out.New = func(ModelSizes) any { return q }
+	const found = "soft cap; keys stored PostRoPE, plain pages or contiguous"
+	switch s.Name {
+	case Quest{}.Info().Name:
+		out.New = func(ModelSizes) any { return Quest{Pages: 64, Sinks: 1, Recent: 1} }
+	case MagicPIG{}.Info().Name:
+		out.Backends, out.Composes = "cpu", found
+		out.New = func(ModelSizes) any { return MagicPIG{Bits: 10, Tables: 150, Sinks: 4, Window: 64} }
+	case RetrievalAttention{}.Info().Name:
+		out.Backends, out.Composes = "cpu", found
+		out.New = func(ModelSizes) any {
+			return RetrievalAttention{TopK: 100, Beam: 128, Degree: 8, Neighbours: 32, Sinks: 128, Window: 512}
+		}
 	}
 	return out
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // SelectorInfo describes a selector: a rule that chooses, for each query token
-// and KV head, the blocks of keys that attention then reads.
+// and KV head, the blocks of keys that attention then reads, or for each head the
+// keys.
 type SelectorInfo struct {
 	Name  string
 	Paper string
@@ -19,7 +20,7 @@ type SelectorInfo struct {
 
 // Selectors lists the selectors of this package.
 func Selectors() []SelectorInfo {
-	return []SelectorInfo{Quest{}.Info()}
+	return []SelectorInfo{Quest{}.Info(), MagicPIG{}.Info(), RetrievalAttention{}.Info()}
 }
 
 // Selection is what a selector chooses from: the queries of one layer of a

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -22,6 +23,9 @@ const (
 	selectNeedles                         = 8 // planted keys
 )
 
+// selectNames are the selectors there are.
+var selectNames = []string{"quest", "magicpig", "retrieval"}
+
 // selectResult is a line of select's table.
 type selectResult struct {
 	Selector string  `json:"selector"`
@@ -32,6 +36,7 @@ type selectResult struct {
 	Choice   float64 `json:"choice_ms"` // scores, top-k and Plan
 	Run      float64 `json:"run_ms"`
 	Speedup  float64 `json:"speedup"` // Dense/(Choice + Run)
+	Index    float64 `json:"index_s"` // made once, of a selector that searches
 }
 
 // pagedKeys is one sequence whose pages lie in order.
@@ -56,6 +61,7 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	size := f.Int("page", 64, "keys a page: `number`")
 	pages := f.Int("pages", 64, "pages that a query head sees: `number`")
 	repeats := f.Int("repeats", 15, "timed repeats: `number`")
+	names := f.String("selectors", strings.Join(selectNames, ","), "`names` of selectors, with commas")
 	asJSON := f.Bool("json", false, "print JSON")
 	if err := parse(f, args); err != nil {
 		return err
@@ -70,16 +76,29 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	if err != nil {
 		return err
 	}
+	chosen := strings.Split(*names, ",")
+	for _, name := range chosen {
+		if !slices.Contains(selectNames, name) {
+			return fmt.Errorf("-selectors has %q, want some of %s", name, strings.Join(selectNames, ", "))
+		}
+	}
 	var results []selectResult
 	for _, n := range keys {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r, err := selectQuest(n, *size, *pages, *repeats)
+		if slices.Contains(chosen, "quest") {
+			r, err := selectQuest(n, *size, *pages, *repeats)
+			if err != nil {
+				return err
+			}
+			results = append(results, r)
+		}
+		searched, err := selectSearched(n, *size, *repeats, chosen)
 		if err != nil {
 			return err
 		}
-		results = append(results, r)
+		results = append(results, searched...)
 	}
 	if *asJSON {
 		e := json.NewEncoder(std.out)
@@ -88,9 +107,9 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	}
 	fmt.Fprintf(std.out, "%s; one token, %d heads, %d KV heads, dim %d, f32, pages of %d, %d seen by a head, exact\n", cpu.Variant(), selectHeads, selectKVHeads, selectDim, *size, *pages)
 	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "selector\tkeys\tmass recalled\toutput error\tdense ms\tchoice ms\trun ms\tspeed-up\t\n")
+	fmt.Fprint(t, "selector\tkeys\tmass recalled\toutput error\tdense ms\tchoice ms\trun ms\tspeed-up\tindex s\t\n")
 	for _, r := range results {
-		fmt.Fprintf(t, "%s\t%d\t%.4f\t%.2g\t%.3f\t%.3f\t%.3f\t%.2f\t\n", r.Selector, r.Keys, r.Mass, r.Error, r.Dense, r.Choice, r.Run, r.Speedup)
+		fmt.Fprintf(t, "%s\t%d\t%.4f\t%.2g\t%.3f\t%.3f\t%.3f\t%.2f\t%.1f\t\n", r.Selector, r.Keys, r.Mass, r.Error, r.Dense, r.Choice, r.Run, r.Speedup, r.Index)
 	}
 	return t.Flush()
 }

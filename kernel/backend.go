@@ -24,6 +24,8 @@ type Ops interface {
 	PageBounds(*PageBoundsArgs) error
 	PageScores(*PageScoresArgs) error
 	TopK(*TopKArgs) error
+	Scores(*ScoresArgs) error
+	ScoreLoss(*ScoreLossArgs) error
 }
 
 // Attention is a kernel chosen for a Spec. Run, Backward and ColumnStats use the

@@ -34,6 +34,7 @@ var table = sync.OnceValue(func() []Case {
 	t.pageOperations()
 	t.gathers(kernel.Exact)
 	t.topK(kernel.Exact)
+	t.distill()
 	t.swaps(kernel.Exact)
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
