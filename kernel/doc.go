@@ -110,6 +110,10 @@
 //  18. TopK: of the first Count scores of a row those above −Inf that are no NaN
 //     are chosen from, the largest first, of equal ones (−0 and +0 are) those of
 //     lower index first.
+//  19. RowScores: a = fma(k[c], q[c], a) over the channels c in their order, from
+//     +0, then a·Scale.
+//  20. CodeScores: a = a + Table[p·n + Codes[p] mod n] over parts p ascending,
+//     from +0.
 //
 // The Fast policy of a backend may take any order; see Policy.
 //
@@ -131,6 +135,8 @@
 //	SinkLogit                   learnable_sink       sink                      sinks
 //	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)
 //	PageBounds, PageScores      –                    –                         – (Quest: page metadata, criticality estimate)
+//	RowScores                   –                    –                         – (SparQ, Loki, Double Sparsity: approximate scores)
+//	CodeScores                  –                    –                         – (faiss: lookup tables of a product quantiser)
 //	TopK                        –                    –                         – (torch.topk, with an order of ties)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
 package kernel

@@ -145,4 +145,6 @@ func (*hostBackend) Merge(*kernel.MergeArgs) error   { return errors.ErrUnsuppor
 
 func (*hostBackend) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) PageScores(*kernel.PageScoresArgs) error { return errors.ErrUnsupported }
+func (*hostBackend) RowScores(*kernel.RowScoresArgs) error   { return errors.ErrUnsupported }
+func (*hostBackend) CodeScores(*kernel.CodeScoresArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) TopK(*kernel.TopKArgs) error             { return errors.ErrUnsupported }

@@ -33,6 +33,7 @@ var table = sync.OnceValue(func() []Case {
 	t.operations()
 	t.pageOperations()
 	t.topK(kernel.Exact)
+	t.rowOperations()
 	t.swaps(kernel.Exact)
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })

@@ -18,6 +18,8 @@ type operands struct {
 	pageBounds kernel.PageBoundsArgs
 	pageScores kernel.PageScoresArgs
 	topK       kernel.TopKArgs
+	rowScores  kernel.RowScoresArgs
+	codeScores kernel.CodeScoresArgs
 }
 
 func newOperands(m *memory) (*operands, error) {
@@ -29,6 +31,11 @@ func newOperands(m *memory) (*operands, error) {
 	k, v := &o.encode.CodedKey, &o.encode.CodedValue
 	o.pageBounds.Pages, o.pageBounds.Rows = []int32{3, 1}, []int32{2, 2}
 	o.pageScores = kernel.PageScoresArgs{QueryStart: []int32{0, 2, 3}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}, Scale: 1}
+	keys := func() kernel.KeyTable {
+		return kernel.KeyTable{QueryStart: []int32{0, 2, 3}, SeqLens: []int32{4, 1}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}}
+	}
+	o.rowScores = kernel.RowScoresArgs{KeyTable: keys(), Scale: 1, Channels: make([]int32, 3*2*2)}
+	o.codeScores = kernel.CodeScoresArgs{KeyTable: keys()}
 	o.topK = kernel.TopKArgs{Counts: []int32{7, 0, 3}, K: 2, Out: make([]int32, 12)}
 	o.rotate = kernel.RotateArgs{Rows: []int32{0, -1, 3}, Table: table, Dim: 4}
 	for _, v := range []struct {
@@ -48,10 +55,12 @@ func newOperands(m *memory) (*operands, error) {
 		{&o.pageBounds.Key, false, []int64{4, 2, 2, 4}}, {&o.pageBounds.Min, true, []int64{4, 2, 4}}, {&o.pageBounds.Max, true, []int64{4, 2, 4}},
 		{&o.pageScores.Query, false, []int64{3, 4, 4}}, {&o.pageScores.Min, false, []int64{4, 2, 4}}, {&o.pageScores.Max, false, []int64{4, 2, 4}},
 		{&o.pageScores.Out, true, []int64{3, 4, 2}}, {&o.topK.Scores, false, []int64{3, 2, 7}},
+		{&o.rowScores.Query, false, []int64{3, 4, 4}}, {&o.rowScores.Key, false, []int64{4, 2, 2, 4}}, {&o.rowScores.Out, true, []int64{3, 4, 4}},
+		{&o.codeScores.Table, false, []int64{3, 4, 8}}, {&o.codeScores.Codes, false, []int64{4, 2, 2, 2}}, {&o.codeScores.Out, true, []int64{3, 4, 4}},
 	} {
 		dtype := tensor.F32
 		switch v.view {
-		case &k.Codes, &o.encode.CodedValue.Codes:
+		case &k.Codes, &o.encode.CodedValue.Codes, &o.codeScores.Codes:
 			dtype = tensor.U8
 		case &k.Scale, &k.Zero, &o.encode.CodedValue.Scale, &o.encode.CodedValue.Zero:
 			dtype = tensor.F16
@@ -100,6 +109,12 @@ var calls = []struct {
 	}},
 	{"topk", func(b kernel.Backend, o *operands) error { return b.TopK(&o.topK) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.topK.Scores}
+	}},
+	{"rowscores", func(b kernel.Backend, o *operands) error { return b.RowScores(&o.rowScores) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.rowScores.Query, &o.rowScores.Key, &o.rowScores.Out}
+	}},
+	{"codescores", func(b kernel.Backend, o *operands) error { return b.CodeScores(&o.codeScores) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.codeScores.Table, &o.codeScores.Codes, &o.codeScores.Out}
 	}},
 }
 
@@ -182,6 +197,8 @@ var operandFaults = map[string][]operandFault{
 	"pagebounds": boundsFaults,
 	"pagescores": scoresFaults,
 	"topk":       topKFaults,
+	"rowscores":  rowFaults,
+	"codescores": codeFaults,
 }
 
 func (t *builder) operationErrors() {
