@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/longctx/longctx/tensor"
@@ -173,8 +174,27 @@ func (s SelectorInfo) module() Module {
 		Name: s.Name, Paper: strings.Replace(s.Paper, "arXiv:", arxiv, 1), Kind: "selector", Claim: "none",
 		Needs: s.Kind + "; " + s.Needs, Backends: everywhere, Composes: "causal masks, position modules, scores, frequencies of package rope; plain pages",
 	}
-	if q := (Quest{Pages: 64, Sinks: 1, Recent: 1}); s.Name == q.Info().Name {
-		out.New = func(ModelSizes) any { return q }
+	if !slices.Contains([]string{"quest"}, s.Name) { // RowScores, or work on the host
+		out.Backends, out.Composes = "cpu", "KeyAttention: position modules, SoftCap, frequencies of package rope; plain pages"
 	}
+	out.New = newSelectors[s.Name]
 	return out
+}
+
+// newSelectors make selectors with their papers' settings, or near them.
+var newSelectors = map[string]func(ModelSizes) any{
+	"quest": func(ModelSizes) any { return Quest{Pages: 64, Sinks: 1, Recent: 1} },
+	"sparq": func(s ModelSizes) any { return SparQ{Rank: (s.HeadDim + 3) / 4, Keys: 128, Recent: 32} },
+	"loki":  func(s ModelSizes) any { return Loki{Keys: s.Trained / 4, Recent: 1} },
+	"doublesparse": func(s ModelSizes) any {
+		d := DoubleSparse{Keys: max(s.Trained/16, 1), Recent: 1}
+		for range s.KVHeads { // to be replaced by those of a model
+			var list []int32
+			for c := 0; c < s.HeadDim; c += 16 {
+				list = append(list, int32(c))
+			}
+			d.Channels = append(d.Channels, list)
+		}
+		return d
+	},
 }

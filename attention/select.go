@@ -19,7 +19,12 @@ type SelectorInfo struct {
 
 // Selectors lists the selectors of this package.
 func Selectors() []SelectorInfo {
-	return []SelectorInfo{Quest{}.Info()}
+	return []SelectorInfo{
+		Quest{}.Info(),
+		SparQ{}.Info(),
+		Loki{}.Info(),
+		DoubleSparse{}.Info(),
+	}
 }
 
 // Selection is what a selector chooses from: the queries of one layer of a
@@ -35,7 +40,7 @@ type Selection struct {
 	Scale      float32           // of the dot product; any positive one gives the same choice up to rounding
 	Policy     kernel.Policy     // of the scores
 
-	Scores tensor.View // [tokens, Heads, m] F32, m at least the most pages of a sequence
+	Scores tensor.View // [tokens, Heads, m] F32, m at least what is scored of a sequence: its pages, or its keys
 }
 
 func (in *Selection) check() error {

@@ -14,7 +14,8 @@ func TestSelectRecallsAllWhereAllIsSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []selectResult
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 2 {
+	all, _ := decodeSelectors("")
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 2*len(all) {
 		t.Fatalf("%v: %s", err, &out)
 	}
 	for _, r := range got {
@@ -25,7 +26,7 @@ func TestSelectRecallsAllWhereAllIsSeen(t *testing.T) {
 }
 
 func TestSelectRefusesBadFlags(t *testing.T) {
-	for _, args := range []string{"-keys 3", "-keys x", "-keys 9999999999", "-page 0", "-pages 0", "-pages 1", "-repeats 0"} {
+	for _, args := range []string{"-keys 3", "-keys x", "-keys 9999999999", "-page 0", "-pages 0", "-pages 1", "-repeats 0", "-selectors none"} {
 		var out, errs bytes.Buffer
 		if err := runSelect(context.Background(), streams{&out, &errs}, strings.Fields(args)); err == nil {
 			t.Errorf("%s: no error", args)

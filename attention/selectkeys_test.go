@@ -1,0 +1,651 @@
+package attention_test
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/longctx/longctx/attention"
+	"github.com/longctx/longctx/cpu"
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// keySelector is a selector of single keys at a scene, and what it is to score by.
+type keySelector struct {
+	name   string
+	choose func(keys, sinks, recent int) (*attention.Keys, error)
+	shared bool                        // a row is that of a KV head
+	score  func(t, row, j int) float64 // by the published rule
+}
+
+func (s *selecting) q(t, h, d int) float64 {
+	return float64(s.in.Query.At(int64(t), int64(h), int64(d)))
+}
+
+func (s *selecting) k(j, g, d int) float64 {
+	return float64(s.key.At(int64(s.pages[j/s.in.PageSize]), int64(j%s.in.PageSize), int64(g), int64(d)))
+}
+
+func (s *selecting) group() int { return int(s.in.Query.Shape[1]) / s.in.KVHeads }
+func (s *selecting) dim() int   { return int(s.in.Query.Shape[2]) }
+
+// keySelectors are all selectors of single keys, with settings drawn.
+func keySelectors(t *testing.T, b kernel.Backend, r *rand.Rand, s *selecting) []keySelector {
+	s.in.Scores = tensor.New(tensor.F32, s.in.Query.Shape[0], s.in.Query.Shape[1], int64(s.in.SeqLens[0]))
+	return []keySelector{s.sparq(b, 1+r.IntN(s.dim())), s.loki(t, b, r), s.doubleSparse(t, b, r)}
+}
+
+func (s *selecting) sparq(b kernel.Backend, rank int) keySelector {
+	return keySelector{"sparq", func(keys, sinks, recent int) (*attention.Keys, error) {
+		return attention.SparQ{Rank: rank, Keys: keys, Sinks: sinks, Recent: recent}.Select(b, &s.in, s.key)
+	}, true, func(t, g, j int) float64 {
+		size := make([]float64, s.dim())
+		for d := range size {
+			for h := range s.group() {
+				size[d] += math.Abs(s.q(t, g*s.group()+h, d))
+			}
+		}
+		largest := slices.Sorted(slices.Values(size))[s.dim()-rank]
+		sum := 0.0
+		for h := g * s.group(); h < (g+1)*s.group(); h++ {
+			dot, part, all := 0.0, 0.0, 0.0
+			for d := range size {
+				all += math.Abs(s.q(t, h, d))
+				if size[d] >= largest {
+					part += math.Abs(s.q(t, h, d))
+					dot += s.q(t, h, d) * s.k(j, g, d)
+				}
+			}
+			sum += dot / math.Sqrt(float64(s.dim())*part/all)
+		}
+		return sum
+	}}
+}
+
+func (s *selecting) loki(t *testing.T, b kernel.Backend, r *rand.Rand) keySelector {
+	n := 1 + r.IntN(s.dim())
+	basis := normal(r, tensor.F32, 1, int64(n), int64(s.in.KVHeads), int64(s.dim()))
+	reduced := tensor.New(tensor.F32, int64(len(s.pages)), int64(s.in.PageSize), int64(s.in.KVHeads), int64(n))
+	for p := range int64(len(s.pages)) {
+		page := func(v tensor.View) tensor.View {
+			return tensor.FromF32(v.F32s()[p*v.Stride[0]:][:v.Stride[0]], v.Shape[1], v.Shape[2], v.Shape[3])
+		}
+		if err := (attention.Loki{}).Project(b, page(s.key), basis, page(reduced)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := s.in
+	in.Query = tensor.New(tensor.F32, s.in.Query.Shape[0], s.in.Query.Shape[1], int64(n))
+	if err := (attention.Loki{}).Project(b, s.in.Query, basis, in.Query); err != nil {
+		t.Fatal(err)
+	}
+	return keySelector{"loki", func(keys, sinks, recent int) (*attention.Keys, error) {
+		return attention.Loki{Keys: keys, Sinks: sinks, Recent: recent}.Select(b, &in, reduced)
+	}, false, func(t, h, j int) (sum float64) {
+		g := h / s.group()
+		for c := range n {
+			x, y := 0.0, 0.0
+			for d := range s.dim() {
+				e := float64(basis.At(0, int64(c), int64(g), int64(d)))
+				x, y = x+e*s.q(t, h, d), y+e*s.k(j, g, d)
+			}
+			sum += x * y
+		}
+		return sum
+	}}
+}
+
+func (s *selecting) doubleSparse(t *testing.T, b kernel.Backend, r *rand.Rand) keySelector {
+	n := 1 + r.IntN(s.dim())
+	d := attention.DoubleSparse{Keys: 1, Recent: 1}
+	for range s.in.KVHeads {
+		var list []int32
+		for _, c := range r.Perm(s.dim())[:n] {
+			list = append(list, int32(c))
+		}
+		d.Channels = append(d.Channels, list)
+	}
+	labels := tensor.New(tensor.F32, int64(len(s.pages)), int64(s.in.PageSize), int64(s.in.KVHeads), int64(n))
+	if err := d.Label(s.key, labels, s.pages, s.rows); err != nil {
+		t.Fatal(err)
+	}
+	return keySelector{"doublesparse", func(keys, sinks, recent int) (*attention.Keys, error) {
+		d.Keys, d.Sinks, d.Recent = keys, sinks, recent
+		return d.Select(b, &s.in, labels)
+	}, false, func(t, h, j int) (sum float64) {
+		for _, c := range d.Channels[h/s.group()] {
+			sum += s.q(t, h, int(c)) * s.k(j, h/s.group(), int(c))
+		}
+		return sum
+	}}
+}
+
+// listed is the rule by sorting: of each row the best between the first and the last,
+// and the union over the rows of KV head g.
+func (s *selecting) listed(c keySelector, t, g, keys, sinks, recent int) []int32 {
+	own := int(s.in.SeqLens[0]) - int(s.in.Query.Shape[0]) + t
+	chosen := map[int32]bool{}
+	rows := []int{g}
+	if !c.shared {
+		rows = nil
+		for h := range s.group() {
+			rows = append(rows, g*s.group()+h)
+		}
+	}
+	for _, row := range rows {
+		var between []int32
+		score := map[int32]float64{}
+		for j := range own + 1 {
+			if j < sinks || j > own-recent {
+				chosen[int32(j)] = true
+				continue
+			}
+			between = append(between, int32(j))
+			score[int32(j)] = c.score(t, row, j)
+		}
+		slices.SortFunc(between, func(a, b int32) int {
+			if score[a] > score[b] {
+				return -1
+			}
+			return 1
+		})
+		for _, j := range between[:min(len(between), keys-sinks-recent)] {
+			chosen[j] = true
+		}
+	}
+	var out []int32
+	for j := range chosen {
+		out = append(out, j)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestKeySelectorsChooseTheKeysOfTheRule(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(11, 12))
+	for range 25 {
+		tokens := 1 + r.IntN(4)
+		s := newSelecting(r, tokens, tokens+r.IntN(100), 1+r.IntN(9), 4, 1<<r.IntN(3), 8)
+		for _, c := range keySelectors(t, b, r, s) {
+			sinks, recent := r.IntN(3), 1+r.IntN(5)
+			keys := sinks + recent + r.IntN(30)
+			m, err := c.choose(keys, sinks, recent)
+			if err != nil {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+			for g := range s.in.KVHeads {
+				for tok := range tokens {
+					if got, want := m.Of(tok, g, s.in.KVHeads), s.listed(c, tok, g, keys, sinks, recent); !slices.Equal(got, want) {
+						t.Fatalf("%s of %d keys: %d keys, %d first, %d last, token %d, KV head %d: keys %v, want %v", c.name, s.in.SeqLens[0], keys, sinks, recent, tok, g, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A larger budget adds keys, and one of everything has them all.
+func TestKeySelectorsKeepWhatSmallerBudgetsChose(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 2})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(13, 14))
+	for range 5 {
+		s := newSelecting(r, 2, 70+r.IntN(100), 1+r.IntN(20), 4, 2, 8)
+		for _, c := range keySelectors(t, b, r, s) {
+			var before *attention.Keys
+			for _, keys := range []int{3, 8, 20, 69, int(s.in.SeqLens[0])} {
+				m, err := c.choose(keys, 1, 2)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range len(m.Indptr) - 1 {
+					list := m.Indices[m.Indptr[i]:m.Indptr[i+1]]
+					if before != nil {
+						for _, j := range before.Indices[before.Indptr[i]:before.Indptr[i+1]] {
+							if !slices.Contains(list, j) {
+								t.Fatalf("%s: key %d is in no list of %d", c.name, j, keys)
+							}
+						}
+					}
+					if own := int(s.in.SeqLens[0]) - 2 + i/s.in.KVHeads; keys > own && len(list) != own+1 {
+						t.Fatalf("%s: %d keys of a budget of all %d", c.name, len(list), own+1)
+					}
+				}
+				before = m
+			}
+		}
+	}
+}
+
+// With every feature the scores are those of attention: the choice is exact.
+func TestKeySelectorsOfAllFeaturesAreExact(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(15, 16))
+	for range 10 {
+		s := newSelecting(r, 1, 20+r.IntN(80), 1+r.IntN(9), 4, 4, 8)
+		s.in.Scores = tensor.New(tensor.F32, 1, 4, int64(s.in.SeqLens[0]))
+		attended := keySelector{"attention", nil, false, func(t, h, j int) (sum float64) {
+			for d := range s.dim() {
+				sum += s.q(t, h, d) * s.k(j, h/s.group(), d)
+			}
+			return sum
+		}}
+		d := attention.DoubleSparse{Keys: 9, Sinks: 1, Recent: 2}
+		for range 4 {
+			d.Channels = append(d.Channels, []int32{7, 0, 1, 3, 2, 4, 6, 5})
+		}
+		labels := tensor.New(tensor.F32, s.key.Shape[0], s.key.Shape[1], 4, 8)
+		if err := d.Label(s.key, labels, s.pages, s.rows); err != nil {
+			t.Fatal(err)
+		}
+		turned, query := s.turned(t, b, r, labels)
+		for name, choose := range map[string]func() (*attention.Keys, error){
+			"sparq":        func() (*attention.Keys, error) { return s.sparq(b, 8).choose(9, 1, 2) },
+			"doublesparse": func() (*attention.Keys, error) { return d.Select(b, &s.in, labels) },
+			"loki": func() (*attention.Keys, error) {
+				in := s.in
+				in.Query = query
+				return attention.Loki{Keys: 9, Sinks: 1, Recent: 2}.Select(b, &in, turned)
+			},
+		} {
+			m, err := choose()
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			for g := range 4 {
+				if got, want := m.Of(0, g, 4), s.listed(attended, 0, g, 9, 1, 2); !slices.Equal(got, want) {
+					t.Errorf("%s: KV head %d: keys %v, want %v", name, g, got, want)
+				}
+			}
+		}
+	}
+}
+
+// turned are keys and queries in an orthonormal basis: products of reflections.
+func (s *selecting) turned(t *testing.T, b kernel.Backend, r *rand.Rand, like tensor.View) (keys, query tensor.View) {
+	dim := int64(s.dim())
+	basis := tensor.New(tensor.F32, 1, dim, int64(s.in.KVHeads), dim)
+	for g := range int64(s.in.KVHeads) {
+		v, norm := make([]float64, dim), 0.0
+		for d := range v {
+			v[d] = r.NormFloat64()
+			norm += v[d] * v[d]
+		}
+		for c := range dim {
+			for d := range dim {
+				x := -2 * v[c] * v[d] / norm
+				if c == d {
+					x++
+				}
+				basis.Set(float32(x), 0, c, g, d)
+			}
+		}
+	}
+	flat := func(v tensor.View) tensor.View {
+		return tensor.FromF32(v.F32s(), v.Shape[0]*v.Shape[1], v.Shape[2], v.Shape[3])
+	}
+	keys, query = tensor.New(tensor.F32, like.Shape[0], like.Shape[1], like.Shape[2], dim), tensor.New(tensor.F32, 1, s.in.Query.Shape[1], dim)
+	if err := (attention.Loki{}).Project(b, flat(s.key), basis, flat(keys)); err != nil {
+		t.Fatal(err)
+	}
+	if err := (attention.Loki{}).Project(b, s.in.Query, basis, query); err != nil {
+		t.Fatal(err)
+	}
+	return keys, query
+}
+
+// dense is attention over all keys of the scene.
+func (s *selecting) dense(t *testing.T, b kernel.Backend, key tensor.View, c attention.Config) kernel.Args {
+	c.Mask = attention.Causal()
+	a, err := attention.New(b, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Plan(attention.Step{QueryLens: []int{int(s.in.Query.Shape[0])}, KV: pagedKV{s}}); err != nil {
+		t.Fatal(err)
+	}
+	args := s.args(key)
+	if err := a.Run(&args); err != nil {
+		t.Fatal(err)
+	}
+	return args
+}
+
+func (s *selecting) args(key tensor.View) kernel.Args {
+	q := s.in.Query
+	return kernel.Args{Query: q, Key: key, Value: key, Out: tensor.New(tensor.F32, q.Shape[0], q.Shape[1], q.Shape[2]), LSE: tensor.New(tensor.F32, q.Shape[0], q.Shape[1])}
+}
+
+// everything lists all keys that each token may see.
+func (s *selecting) everything() *attention.Keys {
+	out := &attention.Keys{Indptr: []int32{0}}
+	for t := range int(s.in.Query.Shape[0]) {
+		for range s.in.KVHeads {
+			for j := range int(s.in.SeqLens[0]) - int(s.in.Query.Shape[0]) + t + 1 {
+				out.Indices = append(out.Indices, int32(j))
+			}
+			out.Indptr = append(out.Indptr, int32(len(out.Indices)))
+		}
+	}
+	return out
+}
+
+func TestKeyAttentionOfAllKeysIsDense(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(17, 18))
+	for i := range 20 {
+		tokens := 1 + r.IntN(4)
+		s := newSelecting(r, tokens, tokens+r.IntN(700), 1+r.IntN(40), 4, 1<<r.IntN(3), 8)
+		key := s.key
+		if i%2 == 1 { // heads before slots, as kvcache has them
+			key = tensor.New(tensor.F32, s.key.Shape[0], s.key.Shape[2], s.key.Shape[1], s.key.Shape[3]).Swap(1, 2)
+			for p := range s.key.Shape[0] {
+				for slot := range s.key.Shape[1] {
+					for g := range s.key.Shape[2] {
+						for d := range s.key.Shape[3] {
+							key.Set(s.key.At(p, slot, g, d), p, slot, g, d)
+						}
+					}
+				}
+			}
+		}
+		c := attention.Config{Heads: 4, KVHeads: s.in.KVHeads, HeadDim: 8, PageSize: s.in.PageSize}
+		if i%3 > 0 {
+			c.Rotary = plain{dim: 8}
+		}
+		want := s.dense(t, b, key, c)
+		for _, ranks := range []bool{false, true} {
+			k, err := attention.NewKeyAttention(b, c, ranks)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := k.Plan(&s.in, s.everything(), key); err != nil {
+				t.Fatal(err)
+			}
+			got := s.args(key)
+			if err := k.Run(&got); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got.Out.F32s(), want.Out.F32s()) || !slices.Equal(got.LSE.F32s(), want.LSE.F32s()) {
+				t.Fatalf("%d tokens, %d keys, pages of %d, ranks %v: not the bits of dense attention", tokens, s.in.SeqLens[0], s.in.PageSize, ranks)
+			}
+			k.Close()
+		}
+	}
+}
+
+// Attention over some keys is that by hand, with positions as they were or as ranks.
+func TestKeyAttentionOfSomeKeys(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(19, 20))
+	for range 20 {
+		s := newSelecting(r, 2, 10+r.IntN(200), 1+r.IntN(9), 4, 2, 8)
+		keys := &attention.Keys{Indptr: []int32{0}}
+		for tok := range 2 {
+			for range 2 {
+				own := int(s.in.SeqLens[0]) - 2 + tok
+				for j := range own {
+					if r.IntN(3) == 0 {
+						keys.Indices = append(keys.Indices, int32(j))
+					}
+				}
+				keys.Indices = append(keys.Indices, int32(own))
+				keys.Indptr = append(keys.Indptr, int32(len(keys.Indices)))
+			}
+		}
+		for _, ranks := range []bool{false, true} {
+			k, err := attention.NewKeyAttention(b, attention.Config{Heads: 4, KVHeads: 2, HeadDim: 8, PageSize: s.in.PageSize, Rotary: plain{dim: 8}}, ranks)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := k.Plan(&s.in, keys, s.key); err != nil {
+				t.Fatal(err)
+			}
+			got := s.args(s.key)
+			if err := k.Run(&got); err != nil {
+				t.Fatal(err)
+			}
+			k.Close()
+			for tok := range 2 {
+				for h := range 4 {
+					want := s.byHand(keys.Of(tok, h/2, 2), tok, h, ranks)
+					for d, w := range want {
+						if e := math.Abs(float64(got.Out.At(int64(tok), int64(h), int64(d))) - w); e > 1e-5 {
+							t.Fatalf("ranks %v, token %d, head %d, feature %d: %v, want %v", ranks, tok, h, d, got.Out.At(int64(tok), int64(h), int64(d)), w)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// byHand is attention over a list, of plain RoPE with scale 1/√dim.
+func (s *selecting) byHand(list []int32, t, h int, ranks bool) []float64 {
+	dim, g := s.dim(), h/s.group()
+	out, sum := make([]float64, dim), 0.0
+	for n, j := range list {
+		distance := float64(list[len(list)-1] - j)
+		if ranks {
+			distance = float64(len(list) - 1 - n)
+		}
+		dot := 0.0
+		for d := range dim / 2 {
+			a := distance * math.Pow(10000, -2*float64(d)/float64(dim))
+			x, y, u, v := s.q(t, h, d), s.q(t, h, d+dim/2), s.k(int(j), g, d), s.k(int(j), g, d+dim/2)
+			dot += (x*u+y*v)*math.Cos(a) - (y*u-x*v)*math.Sin(a)
+		}
+		w := math.Exp(dot / math.Sqrt(float64(dim)))
+		sum += w
+		for d := range dim {
+			out[d] += w * s.k(int(j), g, d)
+		}
+	}
+	for d := range out {
+		out[d] /= sum
+	}
+	return out
+}
+
+// SparQ's shares are those of the softmax, and its correction mixes in the mean.
+func TestSparQGivesTheRestToTheMean(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(21, 22))
+	for range 10 {
+		s := newSelecting(r, 2, 20+r.IntN(60), 1+r.IntN(9), 4, 4, 8) // a head a row: scores are those of the rule
+		s.in.Scores = tensor.New(tensor.F32, 2, 4, int64(s.in.SeqLens[0]))
+		c := s.sparq(b, 3)
+		keys, alpha, err := attention.SparQ{Rank: 3, Keys: 7, Recent: 2}.SelectWithMean(b, &s.in, s.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mean, out := normal(r, tensor.F32, 2, 4, 8), normal(r, tensor.F32, 2, 4, 8)
+		want := slices.Clone(out.F32s())
+		for tok := range 2 {
+			for h := range 4 {
+				all, part := 0.0, 0.0
+				for j := range int(s.in.SeqLens[0]) - 1 + tok {
+					w := math.Exp(c.score(tok, h, j))
+					if all += w; slices.Contains(keys.Of(tok, h, 4), int32(j)) {
+						part += w
+					}
+				}
+				if e := math.Abs(float64(alpha[tok*4+h]) - part/all); e > 1e-5 {
+					t.Fatalf("share %v, want %v", alpha[tok*4+h], part/all)
+				}
+				for d := range 8 {
+					i := (tok*4+h)*8 + d
+					want[i] = float32(part/all*float64(want[i]) + (1-part/all)*float64(mean.F32s()[i]))
+				}
+			}
+		}
+		if err := (attention.SparQ{}).Correct(b, out, mean, alpha); err != nil {
+			t.Fatal(err)
+		}
+		for i, w := range want {
+			if math.Abs(float64(out.F32s()[i]-w)) > 1e-5 {
+				t.Fatalf("element %d is %v, want %v", i, out.F32s()[i], w)
+			}
+		}
+	}
+	whole := normal(r, tensor.F32, 1, 1, 8)
+	want := slices.Clone(whole.F32s())
+	if err := (attention.SparQ{}).Correct(b, whole, normal(r, tensor.F32, 1, 1, 8), []float32{1}); err != nil || !slices.Equal(whole.F32s(), want) {
+		t.Errorf("with all the weight: %v, want %v: %v", whole.F32s(), want, err)
+	}
+	for _, alpha := range [][]float32{{}, {2}, {float32(math.NaN())}, {-1}} {
+		if err := (attention.SparQ{}).Correct(b, whole, whole, alpha); err == nil {
+			t.Errorf("shares %v were taken", alpha)
+		}
+	}
+}
+
+func TestKeySelectorsRefuseBadParameters(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(23, 24))
+	s := newSelecting(r, 1, 20, 4, 2, 1, 8)
+	for _, c := range keySelectors(t, b, r, s) {
+		for _, bad := range [][3]int{{0, 0, 1}, {1, 0, 0}, {2, 1, 2}, {2, -1, 1}, {math.MinInt, 0, 1}, {1, 0, 2}} {
+			if _, err := c.choose(bad[0], bad[1], bad[2]); err == nil {
+				t.Errorf("%s: %v was taken", c.name, bad)
+			}
+		}
+		for name, spoil := range map[string]func(*attention.Selection){
+			"page size": func(in *attention.Selection) { in.PageSize = 0 }, "short scores": func(in *attention.Selection) { in.Scores = in.Scores.Slice(2, 0, 4) },
+			"no query": func(in *attention.Selection) { in.Query = tensor.View{} }, "no scores": func(in *attention.Selection) { in.Scores = tensor.View{} },
+		} {
+			if c.name == "loki" {
+				continue // has a query of its own; the checks are the same
+			}
+			before := s.in
+			spoil(&s.in)
+			if _, err := c.choose(4, 1, 1); err == nil {
+				t.Errorf("%s: %s: was taken", c.name, name)
+			}
+			s.in = before
+		}
+	}
+	for _, rank := range []int{0, 9, -1} {
+		if _, err := (attention.SparQ{Rank: rank, Keys: 4, Recent: 1}).Select(b, &s.in, s.key); err == nil {
+			t.Errorf("sparq: rank %d was taken", rank)
+		}
+	}
+	labels := tensor.New(tensor.F32, int64(len(s.pages)), 4, 1, 2)
+	for _, channels := range [][][]int32{nil, {{}}, {{0, 8}}, {{-1, 0}}, {{0, 1}, {0, 1}}} {
+		d := attention.DoubleSparse{Keys: 4, Recent: 1, Channels: channels}
+		if _, err := d.Select(b, &s.in, labels); err == nil {
+			t.Errorf("doublesparse: channels %v were taken", channels)
+		}
+		if err := d.Label(s.key, labels, s.pages, s.rows); err == nil {
+			t.Errorf("doublesparse: labels of channels %v", channels)
+		}
+	}
+	good := attention.DoubleSparse{Keys: 4, Recent: 1, Channels: [][]int32{{0, 1}}}
+	for name, err := range map[string]error{
+		"page":   good.Label(s.key, labels, []int32{99}, []int32{1}),
+		"rows":   good.Label(s.key, labels, []int32{0}, []int32{5}),
+		"counts": good.Label(s.key, labels, []int32{0}, nil),
+		"shape":  good.Label(s.key, labels.Slice(3, 0, 1), []int32{0}, []int32{1}),
+		"none":   good.Label(tensor.View{}, labels, nil, nil),
+	} {
+		if err == nil {
+			t.Errorf("doublesparse: labels with a bad %s", name)
+		}
+	}
+}
+
+func TestKeyAttentionRefusesBadArguments(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	r := rand.New(rand.NewPCG(25, 26))
+	s := newSelecting(r, 2, 20, 4, 4, 2, 8)
+	good := attention.Config{Heads: 4, KVHeads: 2, HeadDim: 8, PageSize: 4}
+	for name, spoil := range map[string]func(*attention.Config){
+		"mask": func(c *attention.Config) { c.Mask = attention.Causal() }, "heads": func(c *attention.Config) { c.KVHeads = 3 },
+		"no heads": func(c *attention.Config) { c.KVHeads = 0 }, "contiguous": func(c *attention.Config) { c.PageSize = 0 },
+		"slopes": func(c *attention.Config) { c.Score.Slopes = true }, "backward": func(c *attention.Config) { c.Backward = true },
+		"codec": func(c *attention.Config) { c.Codec = kernel.Int8 }, "dim": func(c *attention.Config) { c.HeadDim = 0 },
+	} {
+		c := good
+		spoil(&c)
+		if _, err := attention.NewKeyAttention(b, c, false); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+	k, err := attention.NewKeyAttention(b, good, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	args := s.args(s.key)
+	if err := k.Run(&args); err == nil {
+		t.Error("Run before Plan")
+	}
+	lists := s.everything()
+	far := &attention.Keys{Indptr: slices.Clone(lists.Indptr), Indices: slices.Clone(lists.Indices)}
+	far.Indices[3] = 99
+	for name, plan := range map[string]func() error{
+		"key":        func() error { return k.Plan(&s.in, far, s.key) },
+		"no lists":   func() error { return k.Plan(&s.in, nil, s.key) },
+		"few lists":  func() error { return k.Plan(&s.in, &attention.Keys{Indptr: []int32{0}}, s.key) },
+		"no keys":    func() error { return k.Plan(&s.in, lists, tensor.View{}) },
+		"other keys": func() error { return k.Plan(&s.in, lists, tensor.New(tensor.F32, 5, 3, 2, 8)) },
+	} {
+		if err := plan(); err == nil {
+			t.Errorf("Plan with a bad %s", name)
+		}
+	}
+	if err := k.Plan(&s.in, lists, s.key); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*kernel.Args){
+		"value order": func(a *kernel.Args) { a.Value = tensor.New(tensor.F32, 5, 2, 4, 8).Swap(1, 2) },
+		"no value":    func(a *kernel.Args) { a.Value = tensor.View{} },
+		"no query":    func(a *kernel.Args) { a.Query = tensor.View{} },
+		"out":         func(a *kernel.Args) { a.Out = tensor.New(tensor.F32, 2, 3, 8) },
+		"gaps":        func(a *kernel.Args) { a.Query = tensor.New(tensor.F32, 2, 6, 8).Slice(1, 0, 4) },
+	} {
+		args := s.args(s.key)
+		spoil(&args)
+		if err := k.Run(&args); err == nil {
+			t.Errorf("Run with a bad %s", name)
+		}
+	}
+	if err := k.Run(nil); err == nil {
+		t.Error("Run(nil)")
+	}
+}
+
+// takesSelector fails unless a selector takes a scene of the model's sizes.
+func takesSelector(t *testing.T, b kernel.Backend, sizes attention.ModelSizes, name string, value any) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(27, 28))
+	s := newSelecting(r, 1, 300, 64, sizes.Heads, sizes.KVHeads, sizes.HeadDim)
+	s.in.Scores = tensor.New(tensor.F32, 1, int64(sizes.Heads), 300)
+	var keys *attention.Keys
+	var err error
+	switch m := value.(type) {
+	case attention.SparQ:
+		keys, err = m.Select(b, &s.in, s.key)
+	case attention.Loki:
+		keys, err = m.Select(b, &s.in, s.key)
+	case attention.DoubleSparse:
+		labels := tensor.New(tensor.F32, s.key.Shape[0], 64, s.key.Shape[2], int64(len(m.Channels[0])))
+		if err = m.Label(s.key, labels, s.pages, s.rows); err == nil {
+			keys, err = m.Select(b, &s.in, labels)
+		}
+	}
+	if err != nil || keys == nil || len(keys.Indptr) != sizes.KVHeads+1 {
+		t.Errorf("%s: %v, %v", name, keys, err)
+	}
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/longctx/longctx/attention"
+	"github.com/longctx/longctx/cpu"
+	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
+)
+
+// scene is a cache with planted keys, a query, and dense attention over it.
+type scene struct {
+	b                 kernel.Backend
+	query, key, value tensor.View
+	slots             tensor.View // the keys with slots side by side
+	keys              *pagedKeys
+	rows              []int32 // keys of each page
+	in                *attention.Selection
+	dense             *decoding
+	pages             int // that a head sees
+}
+
+// contender is a selector with its attention, ready to run.
+type contender struct {
+	choose, run func() error
+	args        *kernel.Args
+	close       func() error
+}
+
+// decodeSelector is a selector by name.
+type decodeSelector struct {
+	name string
+	make func(s *scene) (*contender, error)
+}
+
+// decodeSelectors are the selectors of the names, or all.
+func decodeSelectors(names string) ([]decodeSelector, error) {
+	all := []decodeSelector{
+		{"quest", (*scene).quest}, {"sparq", (*scene).sparq}, {"loki", (*scene).loki}, {"doublesparse", (*scene).doubleSparse},
+	}
+	if names == "" {
+		return all, nil
+	}
+	var out []decodeSelector
+	var have []string
+	for _, s := range all {
+		have = append(have, s.name)
+	}
+	for _, name := range strings.Split(names, ",") {
+		i := slices.Index(have, name)
+		if i < 0 {
+			return nil, fmt.Errorf("-selectors has %q, want some of %s", name, strings.Join(have, ","))
+		}
+		out = append(out, all[i])
+	}
+	return out, nil
+}
+
+func newScene(n, size, pages int) (*scene, error) {
+	s := &scene{b: cpu.New(cpu.Options{}), keys: &pagedKeys{keys: n, size: size}, pages: pages}
+	s.query, s.key, s.value = plant(n, size)
+	for p := range (n + size - 1) / size {
+		s.keys.pages, s.rows = append(s.keys.pages, int32(p)), append(s.rows, int32(min(size, n-p*size)))
+	}
+	s.slots = tensor.New(tensor.F32, int64(len(s.keys.pages)), selectKVHeads, selectDim, int64(size)).Swap(1, 3).Swap(2, 3)
+	to, from := s.slots.F32s(), s.key.F32s()
+	for p := range len(s.keys.pages) {
+		for slot := range size {
+			for g := range selectKVHeads {
+				for d := range selectDim {
+					to[((p*selectKVHeads+g)*selectDim+d)*size+slot] = from[((p*size+slot)*selectKVHeads+g)*selectDim+d]
+				}
+			}
+		}
+	}
+	var err error
+	if s.dense, err = newDecoding(s.b, s.keys, attention.Causal(), s.query, s.key, s.value); err != nil {
+		return nil, err
+	}
+	if err := s.dense.attention.Plan(s.dense.step); err != nil {
+		return nil, err
+	}
+	s.in = &attention.Selection{Query: s.query, QueryStart: []int32{0, 1}, SeqLens: []int32{int32(n)},
+		Pages: kernel.BlockTable{Indptr: []int32{0, int32(len(s.keys.pages))}, Indices: s.keys.pages}, PageSize: size, KVHeads: selectKVHeads,
+		Scale: float32(1 / math.Sqrt(selectDim)), Scores: tensor.New(tensor.F32, 1, selectHeads, int64(n))}
+	return s, nil
+}
+
+func (s *scene) close() {
+	s.dense.attention.Close()
+	s.b.(*cpu.Backend).Close()
+}
+
+// judge times a selector in turn with dense attention, so that other load falls on
+// both alike.
+func (s *scene) judge(c decodeSelector, repeats int) (selectResult, error) {
+	out := selectResult{Selector: c.name, Keys: s.keys.keys}
+	x, err := c.make(s)
+	if err != nil {
+		return out, err
+	}
+	defer x.close()
+	var times [3][]float64 // dense, choice, run
+	for range repeats {
+		for i, f := range []func() error{func() error { return s.dense.attention.Run(&s.dense.args) }, x.choose, x.run} {
+			start := time.Now()
+			if err := f(); err != nil {
+				return out, err
+			}
+			times[i] = append(times[i], time.Since(start).Seconds()*1e3)
+		}
+	}
+	median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
+	out.Dense, out.Choice, out.Run = median(times[0]), median(times[1]), median(times[2])
+	out.Speedup = out.Dense / (out.Choice + out.Run)
+	out.Mass, out.Error = recalled(x.args, &s.dense.args)
+	return out, nil
+}
+
+// blocks is a contender that lists blocks.
+func (s *scene) blocks(choose func() (kernel.BlockSparse, error)) (*contender, error) {
+	d, err := newDecoding(s.b, s.keys, attention.Blocks(), s.query, s.key, s.value)
+	if err != nil {
+		return nil, err
+	}
+	return &contender{
+		choose: func() (err error) {
+			if d.step.Blocks, err = choose(); err != nil {
+				return err
+			}
+			return d.attention.Plan(d.step)
+		},
+		run: func() error { return d.attention.Run(&d.args) }, args: &d.args, close: d.attention.Close,
+	}, nil
+}
+
+// singles is a contender that lists single keys.
+func (s *scene) singles(choose func() (*attention.Keys, error)) (*contender, error) {
+	k, err := attention.NewKeyAttention(s.b, attention.Config{Heads: selectHeads, KVHeads: selectKVHeads, HeadDim: selectDim, PageSize: s.keys.size}, false)
+	if err != nil {
+		return nil, err
+	}
+	args := s.dense.args
+	args.Out, args.LSE = tensor.New(tensor.F32, 1, selectHeads, selectDim), tensor.New(tensor.F32, 1, selectHeads)
+	return &contender{
+		choose: func() error {
+			keys, err := choose()
+			if err != nil {
+				return err
+			}
+			return k.Plan(s.in, keys, s.key)
+		},
+		run: func() error { return k.Run(&args) }, args: &args, close: k.Close,
+	}, nil
+}
+
+func (s *scene) quest() (*contender, error) {
+	m := int64(len(s.keys.pages))
+	least, most := tensor.New(tensor.F32, m, selectKVHeads, selectDim), tensor.New(tensor.F32, m, selectKVHeads, selectDim)
+	q := attention.Quest{Pages: s.pages, Sinks: 1, Recent: 1}
+	if err := q.Bounds(s.b, s.key, least, most, s.keys.pages, s.rows); err != nil {
+		return nil, err
+	}
+	in := *s.in
+	in.Scores = tensor.New(tensor.F32, 1, selectHeads, m)
+	return s.blocks(func() (kernel.BlockSparse, error) { return q.Select(s.b, &in, least, most) })
+}
+
+func (s *scene) sparq() (*contender, error) {
+	q := attention.SparQ{Rank: selectDim / 4, Keys: s.pages * s.keys.size, Sinks: 1, Recent: 16}
+	return s.singles(func() (*attention.Keys, error) { return q.Select(s.b, s.in, s.slots) })
+}
+
+// loki projects on features as they are: of random keys one basis is as good as
+// another.
+func (s *scene) loki() (*contender, error) {
+	const r = selectDim / 4
+	basis := tensor.New(tensor.F32, 1, r, selectKVHeads, selectDim)
+	for c := range int64(r) {
+		for g := range int64(selectKVHeads) {
+			basis.Set(1, 0, c, g, c)
+		}
+	}
+	l := attention.Loki{Keys: s.pages * s.keys.size, Sinks: 1, Recent: 1}
+	reduced := tensor.New(tensor.F32, int64(len(s.keys.pages)), int64(s.keys.size), selectKVHeads, r)
+	flat := func(v tensor.View, dim int64) tensor.View {
+		return tensor.Of(v.Buf, tensor.F32, int64(len(s.keys.pages)*s.keys.size), selectKVHeads, dim)
+	}
+	if err := l.Project(s.b, flat(s.key, selectDim), basis, flat(reduced, r)); err != nil {
+		return nil, err
+	}
+	in := *s.in
+	in.Query = tensor.New(tensor.F32, 1, selectHeads, r)
+	return s.singles(func() (*attention.Keys, error) {
+		if err := l.Project(s.b, s.query, basis, in.Query); err != nil {
+			return nil, err
+		}
+		return l.Select(s.b, &in, reduced)
+	})
+}
+
+func (s *scene) doubleSparse() (*contender, error) {
+	const r = selectDim / 16
+	d := attention.DoubleSparse{Keys: s.pages * s.keys.size, Sinks: 1, Recent: 1}
+	for range selectKVHeads {
+		var list []int32
+		for c := range r {
+			list = append(list, int32(c*16))
+		}
+		d.Channels = append(d.Channels, list)
+	}
+	labels := tensor.New(tensor.F32, int64(len(s.keys.pages)), int64(s.keys.size), selectKVHeads, r)
+	if err := d.Label(s.key, labels, s.keys.pages, s.rows); err != nil {
+		return nil, err
+	}
+	return s.singles(func() (*attention.Keys, error) { return d.Select(s.b, s.in, labels) })
+}
