@@ -174,8 +174,15 @@ func (s SelectorInfo) module() Module {
 		Name: s.Name, Paper: strings.Replace(s.Paper, "arXiv:", arxiv, 1), Kind: "selector", Claim: "none",
 		Needs: s.Kind + "; " + s.Needs, Backends: everywhere, Composes: "causal masks, position modules, scores, frequencies of package rope; plain pages",
 	}
-	if !slices.Contains([]string{"quest"}, s.Name) { // RowScores, or work on the host
-		out.Backends, out.Composes = "cpu", "KeyAttention: position modules, SoftCap, frequencies of package rope; plain pages"
+	if s.Name != (Quest{}).Info().Name { // they work in host memory
+		out.Backends = "cpu"
+	}
+	if !slices.Contains([]string{"quest", "infllm", "longheads"}, s.Name) { // they list keys, not blocks
+		out.Composes = "KeyAttention: position modules, SoftCap, frequencies of package rope; plain pages"
+	}
+	switch s.Name {
+	case "infllm", "longheads":
+		out.Claim = "strong"
 	}
 	out.New = newSelectors[s.Name]
 	return out
@@ -183,9 +190,14 @@ func (s SelectorInfo) module() Module {
 
 // newSelectors make selectors with their papers' settings, or near them.
 var newSelectors = map[string]func(ModelSizes) any{
-	"quest": func(ModelSizes) any { return Quest{Pages: 64, Sinks: 1, Recent: 1} },
-	"sparq": func(s ModelSizes) any { return SparQ{Rank: (s.HeadDim + 3) / 4, Keys: 128, Recent: 32} },
-	"loki":  func(s ModelSizes) any { return Loki{Keys: s.Trained / 4, Recent: 1} },
+	"quest":     func(ModelSizes) any { return Quest{Pages: 64, Sinks: 1, Recent: 1} },
+	"sparq":     func(s ModelSizes) any { return SparQ{Rank: (s.HeadDim + 3) / 4, Keys: 128, Recent: 32} },
+	"loki":      func(s ModelSizes) any { return Loki{Keys: s.Trained / 4, Recent: 1} },
+	"infllm":    func(ModelSizes) any { return InfLLM{Blocks: 16, Init: 1, Local: 32, Representatives: 4} },
+	"longheads": func(s ModelSizes) any { return LongHeads{Chunks: max(s.Trained/256, 4)} },
+	"pqcache": func(s ModelSizes) any {
+		return PQCache{Keys: max(s.Trained/5, 2), Sinks: 1, Recent: 1, Parts: 2 - s.HeadDim%2, Codes: 64}
+	},
 	"doublesparse": func(s ModelSizes) any {
 		d := DoubleSparse{Keys: max(s.Trained/16, 1), Recent: 1}
 		for range s.KVHeads { // to be replaced by those of a model

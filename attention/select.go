@@ -24,6 +24,9 @@ func Selectors() []SelectorInfo {
 		SparQ{}.Info(),
 		Loki{}.Info(),
 		DoubleSparse{}.Info(),
+		InfLLM{}.Info(),
+		LongHeads{}.Info(),
+		PQCache{}.Info(),
 	}
 }
 

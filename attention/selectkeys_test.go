@@ -1,6 +1,7 @@
 package attention_test
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -34,7 +35,7 @@ func (s *selecting) dim() int   { return int(s.in.Query.Shape[2]) }
 // keySelectors are all selectors of single keys, with settings drawn.
 func keySelectors(t *testing.T, b kernel.Backend, r *rand.Rand, s *selecting) []keySelector {
 	s.in.Scores = tensor.New(tensor.F32, s.in.Query.Shape[0], s.in.Query.Shape[1], int64(s.in.SeqLens[0]))
-	return []keySelector{s.sparq(b, 1+r.IntN(s.dim())), s.loki(t, b, r), s.doubleSparse(t, b, r)}
+	return []keySelector{s.sparq(b, 1+r.IntN(s.dim())), s.loki(t, b, r), s.doubleSparse(t, b, r), s.pqCache(t, b, r)}
 }
 
 func (s *selecting) sparq(b kernel.Backend, rank int) keySelector {
@@ -122,6 +123,52 @@ func (s *selecting) doubleSparse(t *testing.T, b kernel.Backend, r *rand.Rand) k
 	}}
 }
 
+func (s *selecting) pqCache(t *testing.T, b kernel.Backend, r *rand.Rand) keySelector {
+	p := attention.PQCache{Keys: 1, Recent: 1, Parts: 1 << r.IntN(4), Codes: 1 << (1 + r.IntN(4))}
+	centroids := normal(r, tensor.F32, int64(p.Parts), int64(p.Codes), int64(s.in.KVHeads), int64(s.dim()/p.Parts))
+	if int(s.in.SeqLens[0]) >= p.Codes {
+		var err error
+		if centroids, err = p.Train(b, s.key, s.pages, s.rows, r.IntN(3)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	codes := tensor.New(tensor.U8, int64(len(s.pages)), int64(s.in.PageSize), int64(s.in.KVHeads), int64(p.Parts))
+	if err := p.Encode(b, s.key, centroids, codes, s.pages, s.rows); err != nil {
+		t.Fatal(err)
+	}
+	sub := s.dim() / p.Parts
+	return keySelector{"pqcache", func(keys, sinks, recent int) (*attention.Keys, error) {
+		p.Keys, p.Sinks, p.Recent = keys, sinks, recent
+		return p.Select(b, &s.in, centroids, codes)
+	}, false, func(t, h, j int) (sum float64) {
+		return s.byCodes(centroids, t, h, j, p.Parts, sub)
+	}}
+}
+
+// byCodes is the score of key j with head h of token t, its parts replaced by
+// their nearest centroids.
+func (s *selecting) byCodes(centroids tensor.View, t, h, j, parts, sub int) (sum float64) {
+	g := h / s.group()
+	for p := range parts {
+		best, least := 0, math.Inf(1)
+		at := func(code, d int) float64 { return float64(centroids.At(int64(p), int64(code), int64(g), int64(d))) }
+		for code := range int(centroids.Shape[1]) {
+			distance := 0.0
+			for d := range sub {
+				e := s.k(j, g, p*sub+d) - at(code, d)
+				distance += e * e
+			}
+			if distance < least-1e-9 {
+				best, least = code, distance
+			}
+		}
+		for d := range sub {
+			sum += s.q(t, h, p*sub+d) * at(best, d)
+		}
+	}
+	return sum
+}
+
 // listed is the rule by sorting: of each row the best between the first and the last,
 // and the union over the rows of KV head g.
 func (s *selecting) listed(c keySelector, t, g, keys, sinks, recent int) []int32 {
@@ -145,12 +192,7 @@ func (s *selecting) listed(c keySelector, t, g, keys, sinks, recent int) []int32
 			between = append(between, int32(j))
 			score[int32(j)] = c.score(t, row, j)
 		}
-		slices.SortFunc(between, func(a, b int32) int {
-			if score[a] > score[b] {
-				return -1
-			}
-			return 1
-		})
+		slices.SortStableFunc(between, func(a, b int32) int { return cmp.Compare(score[b], score[a]) })
 		for _, j := range between[:min(len(between), keys-sinks-recent)] {
 			chosen[j] = true
 		}
@@ -633,8 +675,26 @@ func takesSelector(t *testing.T, b kernel.Backend, sizes attention.ModelSizes, n
 	s := newSelecting(r, 1, 300, 64, sizes.Heads, sizes.KVHeads, sizes.HeadDim)
 	s.in.Scores = tensor.New(tensor.F32, 1, int64(sizes.Heads), 300)
 	var keys *attention.Keys
+	var blocks kernel.BlockSparse
 	var err error
+	means := tensor.New(tensor.F32, s.key.Shape[0], s.key.Shape[2], s.key.Shape[3])
 	switch m := value.(type) {
+	case attention.InfLLM:
+		if err = m.Represent(s.key, normal(r, tensor.F32, 300, int64(sizes.Heads)), means, s.pages, 300); err == nil {
+			blocks, err = m.Select(b, &s.in, means)
+		}
+	case attention.LongHeads:
+		if err = m.Represent(b, normal(r, tensor.F32, 300, int64(sizes.Heads), int64(sizes.HeadDim)), s.key, s.key, means, s.pages, s.rows); err == nil {
+			blocks, err = m.Select(b, &s.in, means)
+		}
+	case attention.PQCache:
+		var centroids tensor.View
+		codes := tensor.New(tensor.U8, s.key.Shape[0], s.key.Shape[1], s.key.Shape[2], int64(m.Parts))
+		if centroids, err = m.Train(b, s.key, s.pages, s.rows, 1); err == nil {
+			if err = m.Encode(b, s.key, centroids, codes, s.pages, s.rows); err == nil {
+				keys, err = m.Select(b, &s.in, centroids, codes)
+			}
+		}
 	case attention.SparQ:
 		keys, err = m.Select(b, &s.in, s.key)
 	case attention.Loki:
@@ -644,6 +704,9 @@ func takesSelector(t *testing.T, b kernel.Backend, sizes attention.ModelSizes, n
 		if err = m.Label(s.key, labels, s.pages, s.rows); err == nil {
 			keys, err = m.Select(b, &s.in, labels)
 		}
+	}
+	if err == nil && keys == nil {
+		keys, err = attention.BlockKeys(&s.in, blocks)
 	}
 	if err != nil || keys == nil || len(keys.Indptr) != sizes.KVHeads+1 {
 		t.Errorf("%s: %v, %v", name, keys, err)
