@@ -125,5 +125,5 @@ func (d DoubleSparse) Select(ops kernel.Ops, in *Selection, labels tensor.View) 
 			out[row*r+n] = q[row*dim+int(c)]
 		}
 	}
-	return some.chooseByRows(ops, "doublesparse", labels, nil, budget{d.Sinks, d.Recent, d.Keys - d.Sinks - d.Recent})
+	return some.chooseByRows(ops, "doublesparse", labels, budget{d.Sinks, d.Recent, d.Keys - d.Sinks - d.Recent})
 }

@@ -67,18 +67,26 @@ func (l Loki) Select(ops kernel.Ops, in *Selection, reduced tensor.View) (*Keys,
 	if err := checkKeys("loki", l.Keys, l.Sinks, l.Recent); err != nil {
 		return nil, err
 	}
-	return in.chooseByRows(ops, "loki", reduced, nil, budget{l.Sinks, l.Recent, l.Keys - l.Sinks - l.Recent})
+	return in.chooseByRows(ops, "loki", reduced, budget{l.Sinks, l.Recent, l.Keys - l.Sinks - l.Recent})
 }
 
-// chooseByRows scores keys by what is kept of them.
-func (in *Selection) chooseByRows(ops kernel.Ops, name string, rows tensor.View, channels []int32, b budget) (*Keys, error) {
-	if err := in.check(); err != nil {
+// chooseByRows chooses keys by what is kept of them.
+func (in *Selection) chooseByRows(ops kernel.Ops, name string, rows tensor.View, b budget) (*Keys, error) {
+	if err := in.score(ops, name, rows); err != nil {
 		return nil, err
 	}
-	if err := ops.RowScores(&kernel.RowScoresArgs{
-		Query: in.Query, Key: rows, Channels: channels, KeyTable: in.keyTable(), Scale: in.Scale, Policy: in.Policy, Out: in.Scores,
-	}); err != nil {
-		return nil, fmt.Errorf("attention: %s: %w", name, err)
-	}
 	return in.chooseKeys(ops, in.Scores, b)
+}
+
+// score scores keys with the queries, by rows of as many features.
+func (in *Selection) score(ops kernel.Ops, name string, rows tensor.View) error {
+	if err := in.check(); err != nil {
+		return err
+	}
+	if err := ops.RowScores(&kernel.RowScoresArgs{
+		Query: in.Query, Key: rows, KeyTable: in.keyTable(), Scale: in.Scale, Policy: in.Policy, Out: in.Scores,
+	}); err != nil {
+		return fmt.Errorf("attention: %s: %w", name, err)
+	}
+	return nil
 }

@@ -181,8 +181,10 @@ func (s SelectorInfo) module() Module {
 		out.Composes = "KeyAttention: position modules, SoftCap, frequencies of package rope; plain pages"
 	}
 	switch s.Name {
-	case "infllm", "longheads":
+	case "infllm", "longheads", "reattention":
 		out.Claim = "strong"
+	case "nsa":
+		out.Composes = "plain pages of unrotated or PostRoPE keys"
 	}
 	out.New = newSelectors[s.Name]
 	return out
@@ -198,6 +200,9 @@ var newSelectors = map[string]func(ModelSizes) any{
 	"pqcache": func(s ModelSizes) any {
 		return PQCache{Keys: max(s.Trained/5, 2), Sinks: 1, Recent: 1, Parts: 2 - s.HeadDim%2, Codes: 64}
 	},
+	"reattention":       func(s ModelSizes) any { return ReAttention{Top: 4, Span: 32, Global: 32, Local: s.Trained / 2} },
+	"squeezedattention": func(ModelSizes) any { return SqueezedAttention{Threshold: 1e-4} },
+	"nsa":               func(ModelSizes) any { return NSA{Blocks: 16, Sinks: 1, Recent: 2, Window: 512} },
 	"doublesparse": func(s ModelSizes) any {
 		d := DoubleSparse{Keys: max(s.Trained/16, 1), Recent: 1}
 		for range s.KVHeads { // to be replaced by those of a model

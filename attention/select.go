@@ -27,6 +27,9 @@ func Selectors() []SelectorInfo {
 		InfLLM{}.Info(),
 		LongHeads{}.Info(),
 		PQCache{}.Info(),
+		ReAttention{}.Info(),
+		SqueezedAttention{}.Info(),
+		NSA{}.Info(),
 	}
 }
 
@@ -85,7 +88,12 @@ func (in *Selection) choose(ops kernel.Ops, least, most tensor.View, b budget) (
 	}); err != nil {
 		return none, fmt.Errorf("attention: %w", err)
 	}
-	tokens, heads, m := in.Query.Shape[0], int(in.Query.Shape[1]), in.Scores.Shape[2]
+	return in.chooseScored(ops, in.Scores, b)
+}
+
+// chooseScored is choose of pages that have their scores, [tokens, Heads, pages].
+func (in *Selection) chooseScored(ops kernel.Ops, scores tensor.View, b budget) (kernel.BlockSparse, error) {
+	tokens, heads, m := in.Query.Shape[0], int(in.Query.Shape[1]), scores.Shape[2]
 	var top []int32
 	if b.top > 0 && tokens > 0 && int64(b.sinks) < m {
 		b.top = int(min(int64(b.top), m))
@@ -94,8 +102,8 @@ func (in *Selection) choose(ops kernel.Ops, least, most tensor.View, b budget) (
 		in.each(func(_ int, own int64) {
 			counts = append(counts, int32(max(own+1-int64(b.recent)-int64(b.sinks), 0)))
 		})
-		if err := ops.TopK(&kernel.TopKArgs{Scores: in.Scores.Slice(2, int64(b.sinks), m), Counts: counts, K: b.top, Out: top}); err != nil {
-			return none, fmt.Errorf("attention: %w", err)
+		if err := ops.TopK(&kernel.TopKArgs{Scores: scores.Slice(2, int64(b.sinks), m), Counts: counts, K: b.top, Out: top}); err != nil {
+			return kernel.BlockSparse{}, fmt.Errorf("attention: %w", err)
 		}
 	}
 	return in.list(top, b), nil

@@ -687,6 +687,15 @@ func takesSelector(t *testing.T, b kernel.Backend, sizes attention.ModelSizes, n
 		if err = m.Represent(b, normal(r, tensor.F32, 300, int64(sizes.Heads), int64(sizes.HeadDim)), s.key, s.key, means, s.pages, s.rows); err == nil {
 			blocks, err = m.Select(b, &s.in, means)
 		}
+	case attention.ReAttention:
+		keys, err = m.Select(b, &s.in, s.key)
+	case attention.SqueezedAttention:
+		var prefix *attention.SqueezedPrefix
+		if prefix, err = m.Cluster(b, s.key, s.pages, 200, 10, 1); err == nil {
+			keys, err = m.Select(b, &s.in, prefix)
+		}
+	case attention.NSA:
+		blocks, err = s.runNSA(b, m, [3]float32{1, 1, 1}, nil)
 	case attention.PQCache:
 		var centroids tensor.View
 		codes := tensor.New(tensor.U8, s.key.Shape[0], s.key.Shape[1], s.key.Shape[2], int64(m.Parts))
