@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,7 @@ type scene struct {
 type contender struct {
 	choose, run func() error
 	args        *kernel.Args
+	finish      func() error // before args are judged; nil: nothing
 	close       func() error
 }
 
@@ -42,6 +44,8 @@ type decodeSelector struct {
 func decodeSelectors(names string) ([]decodeSelector, error) {
 	all := []decodeSelector{
 		{"quest", (*scene).quest}, {"sparq", (*scene).sparq}, {"loki", (*scene).loki}, {"doublesparse", (*scene).doubleSparse},
+		{"infllm", (*scene).infLLM}, {"longheads", (*scene).longHeads}, {"pqcache", (*scene).pqCache}, {"reattention", (*scene).reAttention},
+		{"squeezedattention", (*scene).squeezed}, {"nsa", (*scene).nsa},
 	}
 	if names == "" {
 		return all, nil
@@ -118,6 +122,11 @@ func (s *scene) judge(c decodeSelector, repeats int) (selectResult, error) {
 	median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
 	out.Dense, out.Choice, out.Run = median(times[0]), median(times[1]), median(times[2])
 	out.Speedup = out.Dense / (out.Choice + out.Run)
+	if x.finish != nil {
+		if err := x.finish(); err != nil {
+			return out, err
+		}
+	}
 	out.Mass, out.Error = recalled(x.args, &s.dense.args)
 	return out, nil
 }
@@ -219,4 +228,142 @@ func (s *scene) doubleSparse() (*contender, error) {
 		return nil, err
 	}
 	return s.singles(func() (*attention.Keys, error) { return d.Select(s.b, s.in, labels) })
+}
+
+func (s *scene) representations() tensor.View {
+	return tensor.New(tensor.F32, int64(len(s.keys.pages)), selectKVHeads, selectDim)
+}
+
+// infLLM has representatives drawn: nothing looked at these keys before.
+func (s *scene) infLLM() (*contender, error) {
+	m := attention.InfLLM{Blocks: max(s.pages-2, 1), Init: 1, Local: 1, Representatives: 4}
+	means, weights := s.representations(), tensor.New(tensor.F32, int64(s.keys.keys), selectKVHeads)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range weights.F32s() {
+		weights.F32s()[i] = r.Float32()
+	}
+	if err := m.Represent(s.key, weights, means, s.keys.pages, s.keys.keys); err != nil {
+		return nil, err
+	}
+	return s.blocks(func() (kernel.BlockSparse, error) { return m.Select(s.b, s.in, means) })
+}
+
+// longHeads has queries drawn for the tokens of the cache.
+func (s *scene) longHeads() (*contender, error) {
+	m, means := attention.LongHeads{Chunks: max(s.pages, 3)}, s.representations()
+	r := rand.New(rand.NewPCG(1, 3))
+	const pages = 64 // at a time
+	for lo := 0; lo < len(s.rows); lo += pages {
+		hi := min(lo+pages, len(s.rows))
+		n := 0
+		for _, rows := range s.rows[lo:hi] {
+			n += int(rows)
+		}
+		queries := tensor.New(tensor.F32, int64(n), selectHeads, selectDim)
+		for i := range queries.F32s() {
+			queries.F32s()[i] = float32(r.NormFloat64())
+		}
+		if err := m.Represent(s.b, queries, s.key, s.value, means, s.keys.pages[lo:hi], s.rows[lo:hi]); err != nil {
+			return nil, err
+		}
+	}
+	in := *s.in
+	in.Scores = tensor.New(tensor.F32, 1, selectHeads, int64(len(s.rows)))
+	return s.blocks(func() (kernel.BlockSparse, error) { return m.Select(s.b, &in, means) })
+}
+
+func (s *scene) pqCache() (*contender, error) {
+	p := attention.PQCache{Keys: s.pages * s.keys.size, Sinks: 1, Recent: 1, Parts: 2, Codes: 64}
+	for p.Codes > s.keys.keys {
+		p.Codes /= 2
+	}
+	some := min(len(s.rows), 128)
+	centroids, err := p.Train(s.b, s.key, s.keys.pages[:some], s.rows[:some], 3)
+	if err != nil {
+		return nil, err
+	}
+	codes := tensor.New(tensor.U8, int64(len(s.rows)), int64(s.keys.size), selectKVHeads, int64(p.Parts))
+	if err := p.Encode(s.b, s.key, centroids, codes, s.keys.pages, s.rows); err != nil {
+		return nil, err
+	}
+	return s.singles(func() (*attention.Keys, error) { return p.Select(s.b, s.in, centroids, codes) })
+}
+
+func (s *scene) reAttention() (*contender, error) {
+	local := min(max(s.pages*s.keys.size/2, 1), s.keys.keys)
+	m := attention.ReAttention{Top: max((s.pages*s.keys.size-local)/32, 1), Span: 32, Global: 1, Local: local}
+	return s.singles(func() (*attention.Keys, error) { return m.Select(s.b, s.in, s.key) })
+}
+
+// squeezed has a threshold at which a KV head reads about as many keys as one head of
+// the others.
+func (s *scene) squeezed() (*contender, error) {
+	var m attention.SqueezedAttention
+	fixed := s.keys.keys - 1
+	prefix, err := m.Cluster(s.b, s.key, s.keys.pages, fixed, min(1024, fixed), 1)
+	if err != nil {
+		return nil, err
+	}
+	lo, hi := math.Log(1e-9), math.Log(0.5)
+	for range 20 {
+		m.Threshold = math.Exp((lo + hi) / 2)
+		keys, err := m.Select(s.b, s.in, prefix)
+		if err != nil {
+			return nil, err
+		}
+		if len(keys.Indices) > s.pages*s.keys.size*selectKVHeads {
+			lo = (lo + hi) / 2
+		} else {
+			hi = (lo + hi) / 2
+		}
+	}
+	if m.Threshold = math.Exp(hi); s.pages*s.keys.size >= s.keys.keys {
+		m.Threshold = -1
+	}
+	return s.singles(func() (*attention.Keys, error) { return m.Select(s.b, s.in, prefix) })
+}
+
+// nsa counts its choice as running: it is one with its attentions. What it recalls is
+// that of its selected blocks.
+func (s *scene) nsa() (*contender, error) {
+	m := attention.NSA{Blocks: s.pages, Sinks: 1, Recent: min(2, s.pages-1), Window: 512}
+	a, err := m.New(s.b, attention.Config{Heads: selectHeads, KVHeads: selectKVHeads, HeadDim: selectDim, PageSize: s.keys.size})
+	if err != nil {
+		return nil, err
+	}
+	meanKey, meanValue := s.representations(), s.representations()
+	if err := m.Compress(s.key, s.value, meanKey, meanValue, s.keys.pages[:s.keys.keys/s.keys.size]); err != nil {
+		return nil, err
+	}
+	var gates [3]tensor.View
+	for i := range gates {
+		gates[i] = tensor.New(tensor.F32, 1, selectHeads)
+		for h := range gates[i].F32s() {
+			gates[i].F32s()[h] = 1
+		}
+	}
+	args := s.dense.args
+	args.Out, args.LSE = tensor.New(tensor.F32, 1, selectHeads, selectDim), tensor.View{}
+	d, err := newDecoding(s.b, s.keys, attention.Blocks(), s.query, s.key, s.value)
+	if err != nil {
+		return nil, err
+	}
+	return &contender{
+		choose: func() error { return nil },
+		run:    func() error { return a.Run(s.b, s.in, &args, meanKey, meanValue, gates) },
+		args:   &d.args,
+		finish: func() error {
+			d.step.Blocks = a.Selected
+			if err := d.attention.Plan(d.step); err != nil {
+				return err
+			}
+			return d.attention.Run(&d.args)
+		},
+		close: func() error {
+			if err := d.attention.Close(); err != nil {
+				return err
+			}
+			return a.Close()
+		},
+	}, nil
 }
