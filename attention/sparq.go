@@ -30,7 +30,7 @@ import (
 //
 // Cost: 2·Rank FLOPs a key and query head, Rank/HeadDim of the keys' bytes, TopK
 // over all keys of a KV head, then attention over Keys keys. The mean costs scores
-// and exponentials of each key and query head.
+// of each key and query head once more, and their exponentials.
 //
 // Limits: for decode. Reading only some features pays where those of neighbouring
 // keys lie together: a second copy of the keys with slots side by side (AppendKV
@@ -50,16 +50,17 @@ func (SparQ) Info() SelectorInfo {
 // Select lists the keys of each query token and KV head. key is [pages, PageSize,
 // KVHeads, HeadDim], best with slots of stride 1.
 func (s SparQ) Select(ops kernel.Ops, in *Selection, key tensor.View) (*Keys, error) {
-	keys, _, err := s.choose(ops, in, key, false)
+	keys, _, err := s.choose(ops, in, key, nil)
 	return keys, err
 }
 
 // SelectWithMean also returns α of each query token and head, for Correct.
-func (s SparQ) SelectWithMean(ops kernel.Ops, in *Selection, key tensor.View) (keys *Keys, alpha []float32, err error) {
-	return s.choose(ops, in, key, true)
+func (s SparQ) SelectWithMean(b kernel.Backend, in *Selection, key tensor.View) (keys *Keys, alpha []float32, err error) {
+	return s.choose(b, in, key, b)
 }
 
-func (s SparQ) choose(ops kernel.Ops, in *Selection, key tensor.View, mean bool) (*Keys, []float32, error) {
+// choose finds shares too if there is a backend to do it.
+func (s SparQ) choose(ops kernel.Ops, in *Selection, key tensor.View, mean kernel.Backend) (*Keys, []float32, error) {
 	if err := checkKeys("sparq", s.Keys, s.Sinks, s.Recent); err != nil {
 		return nil, nil, err
 	}
@@ -93,13 +94,13 @@ func (s SparQ) choose(ops kernel.Ops, in *Selection, key tensor.View, mean bool)
 		return nil, nil, err
 	}
 	keys, err := in.chooseKeys(ops, out, budget{s.Sinks, s.Recent, s.Keys - s.Sinks - s.Recent})
-	if err != nil || !mean {
+	if err != nil || mean == nil {
 		return keys, nil, err
 	}
 	if out, err = score(scaled, heads); err != nil {
 		return nil, nil, err
 	}
-	alpha, err := in.shares(&out, keys)
+	alpha, err := in.shares(mean, &out, keys)
 	return keys, alpha, err
 }
 
@@ -153,34 +154,54 @@ func (s SparQ) prepare(q []float32, heads, kvHeads, dim int) (channels []int32, 
 }
 
 // shares is how much of the softmax of scores [tokens, Heads, keys] over the keys
-// that a token may see falls to the keys listed.
-func (in *Selection) shares(scores *tensor.View, keys *Keys) ([]float32, error) {
+// that a token may see falls to the keys listed. The sums of exponentials are the LSE
+// of attention whose keys have one feature, the score.
+func (in *Selection) shares(b kernel.Backend, scores *tensor.View, keys *Keys) ([]float32, error) {
 	if err := onHost("sparq", scores); err != nil {
 		return nil, err
 	}
-	x, heads := scores.F32s(), int(scores.Shape[1])
-	out := make([]float32, int(scores.Shape[0])*heads)
+	heads, rows := int(scores.Shape[1]), scores.Shape[0]*scores.Shape[1]
+	total := (scores.Shape[0]-1)*scores.Stride[0] + (scores.Shape[1]-1)*scores.Stride[1] + scores.Shape[2]
+	out := make([]float32, rows)
+	if rows == 0 {
+		return out, nil
+	}
+	if scores.Stride[2] != 1 || total > math.MaxInt32 {
+		return nil, fmt.Errorf("attention: sparq: Scores is %v, want scores of a row side by side, and below 2³¹ of them", scores)
+	}
+	a, err := New(b, Config{Heads: 1, KVHeads: 1, HeadDim: 1, Mask: Bidirectional(), Scale: 1})
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	var step Step
 	t := 0
 	in.eachKey(func(_ int, own int64) {
 		for h := range heads {
-			at := func(j int64) float64 {
-				return float64(x[scores.Offset+int64(t)*scores.Stride[0]+int64(h)*scores.Stride[1]+j*scores.Stride[2]])
-			}
-			most := math.Inf(-1)
-			for j := range own + 1 {
-				most = max(most, at(j))
-			}
-			all, part := 0.0, 0.0
-			for j := range own + 1 {
-				all += xmath.Exp(at(j) - most)
-			}
-			for _, j := range keys.Of(t, h/(heads/in.KVHeads), in.KVHeads) {
-				part += xmath.Exp(at(int64(j)) - most)
-			}
-			out[t*heads+h] = float32(min(part/all, 1))
+			step.QueryLens, step.KeyLens = append(step.QueryLens, 1), append(step.KeyLens, int(own)+1)
+			step.KeyStarts = append(step.KeyStarts, t*int(scores.Stride[0])+h*int(scores.Stride[1]))
 		}
 		t++
 	})
+	if err := a.Plan(step); err != nil {
+		return nil, err
+	}
+	key, query, lse := *scores, tensor.New(tensor.F32, rows, 1, 1), tensor.New(tensor.F32, rows, 1)
+	key.Shape, key.Stride = [tensor.MaxRank]int64{total, 1, 1}, [tensor.MaxRank]int64{1, 1, 1}
+	for i := range query.F32s() {
+		query.F32s()[i] = 1
+	}
+	if err := a.Run(&kernel.Args{Query: query, Key: key, Value: key, Out: tensor.New(tensor.F32, rows, 1, 1), LSE: lse}); err != nil {
+		return nil, err
+	}
+	x := scores.F32s()[scores.Offset:]
+	for i, all := range lse.F32s() {
+		part := 0.0
+		for _, j := range keys.Of(i/heads, i%heads/(heads/in.KVHeads), in.KVHeads) {
+			part += xmath.Exp(float64(x[step.KeyStarts[i]+int(j)]) - float64(all))
+		}
+		out[i] = float32(min(part, 1))
+	}
 	return out, nil
 }
 

@@ -19,7 +19,11 @@ func TestSelectRecallsAllWhereAllIsSeen(t *testing.T) {
 		t.Fatalf("%v: %s", err, &out)
 	}
 	for _, r := range got {
-		if r.Mass != 1 || r.Error != 0 {
+		least := 0.0
+		if r.Selector == "sparq-mean" {
+			least = 1e-6 // its shares are rounded
+		}
+		if r.Mass != 1 || r.Error > least {
 			t.Errorf("%+v, want all mass and no error", r)
 		}
 	}

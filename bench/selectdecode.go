@@ -43,7 +43,7 @@ type decodeSelector struct {
 // decodeSelectors are the selectors of the names, or all.
 func decodeSelectors(names string) ([]decodeSelector, error) {
 	all := []decodeSelector{
-		{"quest", (*scene).quest}, {"sparq", (*scene).sparq}, {"loki", (*scene).loki}, {"doublesparse", (*scene).doubleSparse},
+		{"quest", (*scene).quest}, {"sparq", (*scene).sparq}, {"sparq-mean", (*scene).sparqMean}, {"loki", (*scene).loki}, {"doublesparse", (*scene).doubleSparse},
 		{"infllm", (*scene).infLLM}, {"longheads", (*scene).longHeads}, {"pqcache", (*scene).pqCache}, {"reattention", (*scene).reAttention},
 		{"squeezedattention", (*scene).squeezed}, {"nsa", (*scene).nsa},
 	}
@@ -183,6 +183,38 @@ func (s *scene) quest() (*contender, error) {
 func (s *scene) sparq() (*contender, error) {
 	q := attention.SparQ{Rank: selectDim / 4, Keys: s.pages * s.keys.size, Sinks: 1, Recent: 16}
 	return s.singles(func() (*attention.Keys, error) { return q.Select(s.b, s.in, s.slots) })
+}
+
+// sparqMean has the mean of the values, which attention over all with no query gives.
+func (s *scene) sparqMean() (*contender, error) {
+	q := attention.SparQ{Rank: selectDim / 4, Keys: s.pages * s.keys.size, Sinks: 1, Recent: 16}
+	mean, err := newDecoding(s.b, s.keys, attention.Causal(), tensor.New(tensor.F32, 1, selectHeads, selectDim), s.key, s.value)
+	if err != nil {
+		return nil, err
+	}
+	defer mean.attention.Close()
+	if err := mean.attention.Plan(mean.step); err != nil {
+		return nil, err
+	}
+	if err := mean.attention.Run(&mean.args); err != nil {
+		return nil, err
+	}
+	var alpha []float32
+	out, err := s.singles(func() (keys *attention.Keys, err error) {
+		keys, alpha, err = q.SelectWithMean(s.b, s.in, s.slots)
+		return keys, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	run := out.run
+	out.run = func() error {
+		if err := run(); err != nil {
+			return err
+		}
+		return q.Correct(s.b, out.args.Out, mean.args.Out, alpha)
+	}
+	return out, nil
 }
 
 // loki projects on features as they are: of random keys one basis is as good as

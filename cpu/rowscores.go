@@ -150,12 +150,24 @@ func (t *rowScoring) add(m *rowTile, s, kvHead int, j int64, have int, t0 int64,
 		}
 	}
 	for k := 0; k < have; {
-		page, slot, run := t.at(s, j+int64(k), j+int64(have))
-		t.loadKeys(m.columns[k:], list, t.key.offset+page*t.key.row+slot*t.key.slot+int64(kvHead)*t.key.head, run, c0, count)
+		at, run := t.place(s, kvHead, j+int64(k), j+int64(have))
+		ahead := 0 // to where the key a tile later lies
+		if next := j + int64(k) + tile; next < int64(t.SeqLens[s]) {
+			later, _ := t.place(s, kvHead, next, next+1)
+			ahead = int(later - at)
+		}
+		t.loadKeys(m.columns[k:], list, at, run, ahead, c0, count)
 		k += run
 	}
 	vec.MulAdd(t.policy, vec.Matrix{X: m.sums[:], Row: tile}, vec.Matrix{X: m.query[:], Row: pageFeatures, Col: 1},
 		vec.Matrix{X: m.columns[:], Row: tile}, n, count, tile, vec.Keep, nil)
+}
+
+// place is the element at which key j of sequence s begins, and how many keys of it up
+// to hi are in its page.
+func (t *rowScoring) place(s, kvHead int, j, hi int64) (at int64, n int) {
+	page, slot, n := t.at(s, j, hi)
+	return t.key.offset + page*t.key.row + slot*t.key.slot + int64(kvHead)*t.key.head, n
 }
 
 func (t *rowScoring) loadQuery(m *rowTile, dst []float32, list []int32, c0 int, token int64, head int) {
@@ -172,11 +184,11 @@ func (t *rowScoring) loadQuery(m *rowTile, dst []float32, list []int32, c0 int, 
 }
 
 // loadKeys widens channels of n keys from element at to columns.
-func (t *rowScoring) loadKeys(dst []float32, list []int32, at int64, n, c0, count int) {
+func (t *rowScoring) loadKeys(dst []float32, list []int32, at int64, n, ahead, c0, count int) {
 	k := &t.key
 	if list == nil && k.slot != 1 {
 		r := k.features(c0, count)
-		r.loadRun(dst, tile, true, at+int64(c0)*k.dim, k.slot, n, 0)
+		r.loadRun(dst, tile, true, at+int64(c0)*k.dim, k.slot, n, ahead)
 		return
 	}
 	for c := range count {
@@ -187,9 +199,9 @@ func (t *rowScoring) loadKeys(dst []float32, list []int32, at int64, n, c0, coun
 		from, to := at+d*k.dim, dst[c*tile:][:n]
 		switch {
 		case k.slot == 1 && k.f32 != nil:
-			copy(to, k.f32[from:])
+			vec.RowsF32(to, n, k.f32[from:], n, 1, n, ahead)
 		case k.slot == 1:
-			vec.Rows16(to, n, k.bits[from:], k.dtype, n, 1, n, 0)
+			vec.Rows16(to, n, k.bits[from:], k.dtype, n, 1, n, ahead)
 		default:
 			for i := range to {
 				to[i] = k.at(from + int64(i)*k.slot)
