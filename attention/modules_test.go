@@ -162,6 +162,9 @@ func takes(t *testing.T, b kernel.Backend, s attention.ModelSizes, name string, 
 		if m.Pages < 1 || m.Recent < 1 {
 			t.Errorf("%s: %+v", name, m)
 		}
+	case attention.SparQ, attention.Loki, attention.DoubleSparse, attention.InfLLM, attention.LongHeads, attention.PQCache,
+		attention.ReAttention, attention.SqueezedAttention, attention.NSA:
+		takesSelector(t, b, s, name, m)
 	default:
 		t.Errorf("%s: a %T is not in this test", name, value)
 	}

@@ -23,6 +23,8 @@ type Ops interface {
 	Merge(*MergeArgs) error
 	PageBounds(*PageBoundsArgs) error
 	PageScores(*PageScoresArgs) error
+	RowScores(*RowScoresArgs) error
+	CodeScores(*CodeScoresArgs) error
 	TopK(*TopKArgs) error
 	Scores(*ScoresArgs) error
 	ScoreLoss(*ScoreLossArgs) error

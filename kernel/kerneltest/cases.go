@@ -35,6 +35,7 @@ var table = sync.OnceValue(func() []Case {
 	t.gathers(kernel.Exact)
 	t.topK(kernel.Exact)
 	t.distill()
+	t.rowOperations()
 	t.swaps(kernel.Exact)
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
