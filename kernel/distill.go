@@ -11,7 +11,7 @@ import (
 // one sequence after another: what a student learns from a teacher by.
 
 // ScoresArgs asks for the scores of all queries and keys of each sequence: rule
-// 19. For query r and key j of sequence s, with Q queries and K keys,
+// 22. For query r and key j of sequence s, with Q queries and K keys,
 //
 //	Out[h, base(s) + r·K + j] = Scale · Query[t,h]·Key[row of j, g]
 //
@@ -34,8 +34,8 @@ type ScoreSide struct {
 }
 
 // ScoreLossArgs asks how far the scores of two models are apart, and for the
-// gradient of that, without storing a score: rule 20. With s and t the scores of
-// Student and Teacher by rule 19, 0 where they are at or below ZeroBelow,
+// gradient of that, without storing a score: rule 23. With s and t the scores of
+// Student and Teacher by rule 22, 0 where they are at or below ZeroBelow,
 //
 //	Out[t, h] = Σ_j (s[j] − t[j])²
 //	DQuery[t, h] = Σ_j Gradient·(s[j] − t[j])·Key[j]      DKey[j] = Σ Gradient·(s[j] − t[j])·Query

@@ -110,8 +110,11 @@
 //  18. TopK: of the first Count scores of a row those above −Inf that are no NaN
 //     are chosen from, the largest first, of equal ones (−0 and +0 are) those of
 //     lower index first.
-//  19. Scores: a = fma(k[d], q[d], a) over d from +0, then a·Scale.
-//  20. ScoreLoss: s and t by rule 19, +0 where at or below a negative ZeroBelow;
+//  19. GatherRows copies a row of one source of weight 1 bit for bit. Of others a
+//     feature is a = fma(x, w, a) over the sources in order from +0, with x widened
+//     without a scale, rounded once to the type of the rows, FP8 as RNE8(a).
+//  22. Scores: a = fma(k[d], q[d], a) over d from +0, then a·Scale.
+//  23. ScoreLoss: s and t by rule 22, +0 where at or below a negative ZeroBelow;
 //     e = s − t; Out = fma(e, e, ·) over keys ascending from +0. g = e·Gradient,
 //     +0 where s was set to +0; DQuery = fma(k, g, ·) over keys ascending from +0;
 //     DKey = fma(q, g, ·) over the query heads of its group ascending, and of each
@@ -137,6 +140,7 @@
 //	SinkLogit                   learnable_sink       sink                      sinks
 //	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)
 //	PageBounds, PageScores      –                    –                         – (Quest: page metadata, criticality estimate)
+//	GatherRows                  –                    –                         – (eviction: gather and index_select of past keys and values)
 //	TopK                        –                    –                         – (torch.topk, with an order of ties)
 //	Scores, ScoreLoss            –                    –                         – (TinyBERT: attention scores and their MSE)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –

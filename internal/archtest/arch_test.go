@@ -25,6 +25,8 @@ var allowed = map[string][]string{
 	"attention/parallel": {"attention", "kernel", "tensor"},
 	"rope":               {"kernel", "tensor", "internal/xmath"},
 	"kvcache":            {"kernel", "tensor", "internal/xmath"},
+	"kvcache/prefix":     {"kvcache", "kernel", "tensor"},
+	"kvcache/policy":     {"kernel", "kvcache", "tensor", "internal/xmath"},
 	"kernel/kerneltest":  {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
 	"cpu":                {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":   {"kernel", "tensor", "golang.org/x/sys/cpu"},

@@ -32,6 +32,7 @@ var table = sync.OnceValue(func() []Case {
 	t.statsIdentities()
 	t.operations()
 	t.pageOperations()
+	t.gathers(kernel.Exact)
 	t.topK(kernel.Exact)
 	t.distill()
 	t.swaps(kernel.Exact)
@@ -41,7 +42,7 @@ var table = sync.OnceValue(func() []Case {
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "topk", "scores", "scoreloss", "swap", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "scores", "scoreloss", "swap", "errors"}
 
 type builder struct{ cases []Case }
 

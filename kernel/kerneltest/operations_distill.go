@@ -106,7 +106,7 @@ func (t *trial) compare(c *distillCase, m *memory) (*compared, error) {
 	return x, nil
 }
 
-// dot is the score of a side in rule 19 and in real numbers, with the size of its
+// dot is the score of a side in rule 22 and in real numbers, with the size of its
 // terms.
 func (x *compared) dot(i, token, row, head int) (exact float32, real, size float64) {
 	c := x.c
@@ -132,7 +132,7 @@ func (x *compared) each(f func(s, token, row int)) {
 	}
 }
 
-// scores: rule 19, which is close to the product in real numbers.
+// scores: rule 22, which is close to the product in real numbers.
 func (t *trial) scores(c distillCase) {
 	t.with(func(m *memory) error {
 		x, err := t.compare(&c, m)
@@ -179,7 +179,7 @@ func (t *trial) close(name string, at int, got, want, size float64) {
 	}
 }
 
-// lossOracle is what a ScoreLoss gives, by rule 20 and in real numbers.
+// lossOracle is what a ScoreLoss gives, by rule 23 and in real numbers.
 type lossOracle struct {
 	exact      [3][]float32 // loss, dQuery, dKey
 	real, size [3][]float64
@@ -234,7 +234,7 @@ func (x *compared) lossOracle(gradient float32) *lossOracle {
 	return o
 }
 
-// scoreLoss: rule 20, which is close to the formula in real numbers.
+// scoreLoss: rule 23, which is close to the formula in real numbers.
 func (t *trial) scoreLoss(c distillCase) {
 	t.with(func(m *memory) error {
 		x, err := t.compare(&c, m)
