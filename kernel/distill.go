@@ -11,7 +11,7 @@ import (
 // one sequence after another: what a student learns from a teacher by.
 
 // ScoresArgs asks for the scores of all queries and keys of each sequence: rule
-// 19. For query r and key j of sequence s, with Q queries and K keys,
+// 22. For query r and key j of sequence s, with Q queries and K keys,
 //
 //	Out[h, base(s) + r·K + j] = Scale · Query[t,h]·Key[row of j, g]
 //

@@ -43,7 +43,7 @@ var table = sync.OnceValue(func() []Case {
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "swap", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "scores", "scoreloss", "swap", "errors"}
 
 type builder struct{ cases []Case }
 
