@@ -383,6 +383,17 @@ func TestSparQGivesTheRestToTheMean(t *testing.T) {
 			}
 		}
 	}
+	// the keys are those chosen without shares
+	s := newSelecting(r, 3, 90, 7, 4, 2, 8)
+	s.in.Scores = tensor.New(tensor.F32, 3, 4, 90)
+	q := attention.SparQ{Rank: 3, Keys: 20, Sinks: 2, Recent: 3}
+	with, _, err := q.SelectWithMean(b, &s.in, s.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if without, err := q.Select(b, &s.in, s.key); err != nil || !slices.Equal(with.Indices, without.Indices) || !slices.Equal(with.Indptr, without.Indptr) {
+		t.Errorf("keys %v, without shares %v: %v", with, without, err)
+	}
 	whole := normal(r, tensor.F32, 1, 1, 8)
 	want := slices.Clone(whole.F32s())
 	if err := (attention.SparQ{}).Correct(b, whole, normal(r, tensor.F32, 1, 1, 8), []float32{1}); err != nil || !slices.Equal(whole.F32s(), want) {

@@ -29,8 +29,8 @@ import (
 // Claim: up to 8 times fewer bytes a token with little loss.
 //
 // Cost: 2·Rank FLOPs a key and query head, Rank/HeadDim of the keys' bytes, TopK
-// over all keys of a KV head, then attention over Keys keys. The mean costs scores
-// of each key and query head once more, and their exponentials.
+// over all keys of a KV head, then attention over Keys keys. The mean costs the
+// exponential of the score of each key and query head.
 //
 // Limits: for decode. Reading only some features pays where those of neighbouring
 // keys lie together: a second copy of the keys with slots side by side (AppendKV
@@ -89,19 +89,46 @@ func (s SparQ) choose(ops kernel.Ops, in *Selection, key tensor.View, mean kerne
 		}
 		return out, nil
 	}
-	out, err := score(summed, int64(in.KVHeads))
+	b := budget{s.Sinks, s.Recent, s.Keys - s.Sinks - s.Recent}
+	if mean == nil {
+		out, err := score(summed, int64(in.KVHeads))
+		if err != nil {
+			return nil, nil, err
+		}
+		keys, err := in.chooseKeys(ops, out, b)
+		return keys, nil, err
+	}
+	out, err := score(scaled, heads)
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := in.chooseKeys(ops, out, budget{s.Sinks, s.Recent, s.Keys - s.Sinks - s.Recent})
-	if err != nil || mean == nil {
-		return keys, nil, err
+	if err := onHost("sparq", &out); err != nil {
+		return nil, nil, err
 	}
-	if out, err = score(scaled, heads); err != nil {
+	keys, err := in.chooseKeys(ops, groupSums(&out, int64(in.KVHeads)), b)
+	if err != nil {
 		return nil, nil, err
 	}
 	alpha, err := in.shares(mean, &out, keys)
 	return keys, alpha, err
+}
+
+// groupSums adds scores [tokens, Heads, keys] of the heads of a group.
+func groupSums(scores *tensor.View, kvHeads int64) tensor.View {
+	out := tensor.New(tensor.F32, scores.Shape[0], kvHeads, scores.Shape[2])
+	x, group := scores.F32s(), scores.Shape[1]/kvHeads
+	for t := range out.Shape[0] {
+		for g := range kvHeads {
+			sum := out.F32s()[(t*kvHeads+g)*out.Shape[2]:][:out.Shape[2]]
+			for h := g * group; h < (g+1)*group; h++ {
+				at := scores.Offset + t*scores.Stride[0] + h*scores.Stride[1]
+				for j := range sum {
+					sum[j] += x[at+int64(j)*scores.Stride[2]]
+				}
+			}
+		}
+	}
+	return out
 }
 
 // prepare has the channels of each token and KV head, the queries over their

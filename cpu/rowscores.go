@@ -202,6 +202,10 @@ func (t *rowScoring) loadKeys(dst []float32, list []int32, at int64, n, ahead, c
 			vec.RowsF32(to, n, k.f32[from:], n, 1, n, ahead)
 		case k.slot == 1:
 			vec.Rows16(to, n, k.bits[from:], k.dtype, n, 1, n, ahead)
+		case k.f32 != nil:
+			for i := range to {
+				to[i] = k.f32[from+int64(i)*k.slot]
+			}
 		default:
 			for i := range to {
 				to[i] = k.at(from + int64(i)*k.slot)
