@@ -32,6 +32,8 @@ type scanScratch struct {
 	p, a    []float32 // [token][token] weights of outputs, and of the delta rule negated
 	u, o    []float32 // [token][feature]
 	beta    [tile]float32
+
+	back scanBack
 }
 
 // newScanScratch is memory that grow fits to a scan.
@@ -56,7 +58,7 @@ func (s *scanScratch) grow(t *scan) {
 	fit(&s.u, tile*s.ld)
 	fit(&s.o, tile*s.ld)
 	fit(&s.g, t.gateRows*(tile+1))
-	s.state = nil
+	s.state, s.back.in = nil, false
 }
 
 // fit makes x at least n long.
@@ -350,6 +352,9 @@ func (s *scanScratch) solve(t *scan, state vec.Matrix) {
 		for r := b; r < to; r++ {
 			if r > b {
 				vec.MulAdd(s.policy, vec.Matrix{X: s.u[r*s.ld:], Row: s.ld, Col: 1}, vec.Matrix{X: s.a[r*tile+b:], Row: tile, Col: 1}, vec.Matrix{X: s.u[b*s.ld:], Row: s.ld, Col: 1}, 1, r-b, t.valueDim, vec.Keep, nil)
+			}
+			if s.back.in {
+				copy(s.back.y[r*s.ld:][:t.valueDim], s.u[r*s.ld:])
 			}
 			vec.ScaleRow(s.u[r*s.ld:][:t.valueDim], s.beta[r])
 		}

@@ -12,6 +12,8 @@ type Scanner interface {
 	Backend
 	// Scan runs tokens of sequences through their states: rule 19.
 	Scan(*ScanArgs) error
+	// ScanBackward computes the gradients of a Scan.
+	ScanBackward(*ScanBackwardArgs) error
 }
 
 // ScannerOf is b as a Scanner, or an *UnsupportedError.

@@ -35,13 +35,14 @@ var table = sync.OnceValue(func() []Case {
 	t.topK(kernel.Exact)
 	t.swaps(kernel.Exact)
 	t.scans()
+	t.scanGradients()
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
 	return t.cases
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "topk", "swap", "scan", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "topk", "swap", "scan", "scanbackward", "errors"}
 
 type builder struct{ cases []Case }
 
