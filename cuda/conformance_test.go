@@ -27,7 +27,9 @@ func open(t *testing.T) *Backend {
 // TestConformance: every case passes, with the golden hashes of the CPU. Rows of
 // more than 512 features are refused, and so are recurrences.
 func TestConformance(t *testing.T) {
-	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool { return c.Name != "dim=576/valuedim=512" && c.Op != "scan" && c.Op != "scanbackward" })
+	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool {
+		return c.Name != "dim=576/valuedim=512" && c.Op != "scan" && c.Op != "scanbackward"
+	})
 }
 
 // TestRunAllocatesNothing: neither memory of Go nor of the device is taken by a
