@@ -8,8 +8,14 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-// scanRows is how many tokens of a chunk have their weights multiplied together.
+// scanRows is how many tokens of a chunk have their weights multiplied together,
+// and what assembly wants the number of columns to be a multiple of: with fewer
+// tokens than there is room for, products of what is left there are cheaper than
+// the right number of columns.
 const scanRows = 16
+
+// wide is n tokens as columns of a product.
+func wide(n int) int { return (n + scanRows - 1) &^ (scanRows - 1) }
 
 // scanScratch is the chunk of a scan that a worker is at. What is by channel has
 // tokens side by side, what is by token features.
@@ -94,7 +100,7 @@ func (t *scan) delta() bool { return t.beta.x != nil }
 func (s *scanScratch) products(c, x []float32, keyDim int) {
 	for r := 0; r < s.n; r += scanRows {
 		to := min(r+scanRows, s.n)
-		vec.MulAdd(s.policy, vec.Matrix{X: c[r*tile:], Row: tile, Col: 1}, vec.Matrix{X: x[r:], Row: 1, Col: tile}, vec.Matrix{X: s.k, Row: tile, Col: 1}, to-r, keyDim, to, vec.Zero, nil)
+		vec.MulAdd(s.policy, vec.Matrix{X: c[r*tile:], Row: tile, Col: 1}, vec.Matrix{X: x[r:], Row: 1, Col: tile}, vec.Matrix{X: s.k, Row: tile, Col: 1}, to-r, keyDim, wide(to), vec.Zero, nil)
 	}
 }
 
@@ -146,8 +152,16 @@ func (s *scanScratch) sumGates(t *scan, h int) {
 	}
 }
 
-// exp2 sets rows of a tile to their powers of two: x <= 0.
+// exp2 sets the tokens of rows of a tile to their powers of two: x <= 0.
 func (s *scanScratch) exp2(x []float32, rows int) {
+	if s.n < 8 {
+		for d := range rows {
+			for r, y := range x[d*tile:][:s.n] {
+				x[d*tile+r] = vec.Exp2(s.policy, y)
+			}
+		}
+		return
+	}
 	vec.SoftmaxRows(s.policy, x, rows, s.ones, s.all, s.seen, s.trash, s.trash[len(s.trash)/2:])
 }
 
@@ -242,9 +256,29 @@ func (s *scanScratch) decayed(w, x []float32, keyDim, h int) {
 
 // levelProducts multiplies second halves with first ones.
 func (s *scanScratch) levelProducts(c, w []float32, keyDim, h int) {
+	if h < scanRows {
+		s.smallProducts(c, w, keyDim, h)
+		return
+	}
 	for b := 0; b+h < s.n; b += 2 * h {
 		m := b + h
 		vec.MulAdd(s.policy, vec.Matrix{X: c[m*tile+b:], Row: tile, Col: 1}, vec.Matrix{X: w[m:], Row: 1, Col: tile}, vec.Matrix{X: w[b:], Row: tile, Col: 1}, min(h, s.n-m), keyDim, h, vec.Zero, nil)
+	}
+}
+
+// smallProducts is levelProducts for blocks narrower than a product should be: it
+// makes those of all tokens around, and takes what it needs.
+func (s *scanScratch) smallProducts(c, w []float32, keyDim, h int) {
+	var all [scanRows * scanRows]float32
+	for g := 0; g+h < s.n; g += scanRows {
+		n := min(scanRows, s.n-g)
+		vec.MulAdd(s.policy, vec.Matrix{X: all[:], Row: scanRows, Col: 1}, vec.Matrix{X: w[g:], Row: 1, Col: tile}, vec.Matrix{X: w[g:], Row: tile, Col: 1}, n, keyDim, scanRows, vec.Zero, nil)
+		for r := range n {
+			if r&h != 0 {
+				b := r &^ (2*h - 1)
+				copy(c[(g+r)*tile+g+b:][:h], all[r*scanRows+b:])
+			}
+		}
 	}
 }
 
