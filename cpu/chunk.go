@@ -29,15 +29,16 @@ type scanScratch struct {
 	states []vec.Matrix
 	state  []float32 // of heads whose states are not kept
 
-	t0      int64
-	n       int // tokens
-	q, k    []float32
-	qk, kk  []float32 // [token][token] products, the same for all heads of a group
-	g       []float64 // [gate][1+token] sums of gates, in powers of two
-	e, w, x []float32 // [channel][token] factors; decayed queries and keys
-	p, a    []float32 // [token][token] weights of outputs, and of the delta rule negated
-	u, o    []float32 // [token][feature]
-	beta    [tile]float32
+	t0     int64
+	n      int // tokens
+	q, k   []float32
+	qk, kk []float32 // [token][token] products, the same for all heads of a group
+	g      []float64 // [gate][1+token] sums of gates, in powers of two
+	e, w   []float32 // [channel][token] factors; decayed queries or keys
+	packed []float32
+	p, a   []float32 // [token][token] weights of outputs, and of the delta rule negated
+	u, o   []float32 // [token][feature]
+	beta   [tile]float32
 
 	back scanBack
 }
@@ -54,10 +55,11 @@ func (s *scanScratch) grow(t *scan) {
 			s.ones[i], s.all[i] = 1, math.MaxUint64
 		}
 	}
-	for _, x := range []*[]float32{&s.q, &s.k, &s.w, &s.x} {
+	for _, x := range []*[]float32{&s.q, &s.k, &s.w} {
 		fit(x, t.keyDim*tile)
 	}
 	fit(&s.e, rows*tile)
+	fit(&s.packed, (rows+1)*tile)
 	for _, x := range []*[]float32{&s.qk, &s.kk, &s.p, &s.a} {
 		fit(x, tile*tile)
 	}
@@ -135,33 +137,47 @@ const gateFloor = -128
 
 // sumGates sums the gates of a chunk.
 func (s *scanScratch) sumGates(t *scan, h int) {
+	if t.channels {
+		t.gate.loadRun(s.w, tile, true, t.gate.offset+s.t0*t.gate.row+int64(h)*t.gate.head, t.gate.row, s.n, 0)
+	} else if t.gateRows > 0 {
+		for r := range s.n {
+			s.w[r] = *t.gates.at(s.t0+int64(r), int64(h))
+		}
+	}
 	for d := range t.gateRows {
 		sum, g := 0.0, s.g[d*(tile+1):][:s.n+1]
 		g[0] = 0
-		at := t.gate.offset + s.t0*t.gate.row + int64(h)*t.gate.head + int64(d)*t.gate.dim
-		for r := range s.n {
-			var x float32
-			if !t.channels {
-				x = *t.gates.at(s.t0+int64(r), int64(h))
-			} else {
-				x = t.gate.f32[at+int64(r)*t.gate.row]
-			}
+		for r, x := range s.w[d*tile:][:s.n] {
 			sum += float64(min(max(float32(x*kernel.Log2E), gateFloor), 0))
 			g[r+1] = sum
 		}
 	}
 }
 
-// exp2 sets the tokens of rows of a tile to their powers of two: x <= 0.
+// exp2 sets the tokens of rows of a tile to their powers of two: x <= 0. Few
+// tokens are packed first.
 func (s *scanScratch) exp2(x []float32, rows int) {
-	if s.n < 8 {
-		for d := range rows {
-			for r, y := range x[d*tile:][:s.n] {
-				x[d*tile+r] = vec.Exp2(s.policy, y)
-			}
-		}
+	if s.n > tile/4 {
+		s.exp2Rows(x, rows)
 		return
 	}
+	for d := range rows {
+		copy(s.packed[d*s.n:], x[d*tile:][:s.n])
+	}
+	s.exp2Packed(s.packed, rows*s.n)
+	for d := range rows {
+		copy(x[d*tile:][:s.n], s.packed[d*s.n:])
+	}
+}
+
+// exp2Packed is exp2 for n numbers side by side, with room for whole rows.
+func (s *scanScratch) exp2Packed(x []float32, n int) {
+	rows := (n + tile - 1) / tile
+	clear(x[n : rows*tile])
+	s.exp2Rows(x, rows)
+}
+
+func (s *scanScratch) exp2Rows(x []float32, rows int) {
 	vec.SoftmaxRows(s.policy, x, rows, s.ones, s.all, s.seen, s.trash, s.trash[len(s.trash)/2:])
 }
 
@@ -227,12 +243,13 @@ func (s *scanScratch) levelFactors(t *scan, h int) {
 		g, e := s.g[d*(tile+1):][:s.n+1], s.e[d*tile:][:tile]
 		clear(e)
 		for b := 0; b+h < s.n; b += 2 * h {
-			mid := g[b+h]
-			for r := b; r < b+h; r++ {
-				e[r] = float32(mid - g[r+1])
+			m, end := b+h, min(b+2*h, s.n)
+			mid, first, second := g[m], e[b:m], e[m:end]
+			for r, x := range g[b+1:][:len(first)] {
+				first[r] = float32(mid - x)
 			}
-			for r := b + h; r < min(b+2*h, s.n); r++ {
-				e[r] = float32(g[r+1-t.shift] - mid)
+			for r, x := range g[m+1-t.shift:][:len(second)] {
+				second[r] = float32(x - mid)
 			}
 		}
 	}
@@ -240,16 +257,16 @@ func (s *scanScratch) levelFactors(t *scan, h int) {
 }
 
 // decayed sets w to keys in first halves and x in second ones, by their factors.
+// A last block without a second half has factors of no use.
 func (s *scanScratch) decayed(w, x []float32, keyDim, h int) {
 	for d := range keyDim {
-		e, to, q, k := s.e[d*tile:][:tile], w[d*tile:][:tile], x[d*tile:][:tile], s.k[d*tile:][:tile]
-		for b := 0; b < s.n; b += 2 * h {
-			for r := b; r < b+h; r++ {
-				to[r] = k[r] * e[r]
+		e, to, q, k := s.e[d*tile:][:s.n], w[d*tile:][:s.n], x[d*tile:][:s.n], s.k[d*tile:][:s.n]
+		for r, f := range e {
+			y := k[r]
+			if r&h != 0 {
+				y = q[r]
 			}
-			for r := b + h; r < b+2*h; r++ {
-				to[r] = q[r] * e[r]
-			}
+			to[r] = y * f
 		}
 	}
 }
@@ -310,11 +327,13 @@ func (s *scanScratch) decay(t *scan, x []float32, shift int, toEnd bool) []float
 	for d := range t.gateRows {
 		g, e := s.g[d*(tile+1):][:s.n+1], s.e[d*tile:][:tile]
 		clear(e[s.n:])
-		for r := range s.n {
-			if toEnd {
-				e[r] = float32(g[s.n] - g[r+1])
-			} else {
-				e[r] = float32(g[r+1-shift])
+		if toEnd {
+			for r, x := range g[1:] {
+				e[r] = float32(g[s.n] - x)
+			}
+		} else {
+			for r, x := range g[1-shift:][:s.n] {
+				e[r] = float32(x)
 			}
 		}
 	}
@@ -395,12 +414,21 @@ func (s *scanScratch) solve(t *scan, state vec.Matrix) {
 	}
 }
 
+// chunkFactors is what a chunk leaves of a state, of each gate.
+func (s *scanScratch) chunkFactors(t *scan) []float32 {
+	for d := range t.gateRows {
+		s.packed[d] = float32(s.g[d*(tile+1)+s.n])
+	}
+	s.exp2Packed(s.packed, t.gateRows)
+	return s.packed
+}
+
 // advance takes the chunk into the state.
 func (s *scanScratch) advance(t *scan, state vec.Matrix) {
 	if t.gateRows > 0 {
+		kept := s.chunkFactors(t)
 		for d := range t.keyDim {
-			g := s.g[min(d, t.gateRows-1)*(tile+1)+s.n]
-			vec.ScaleRow(state.X[d*state.Row:][:t.valueDim], vec.Exp2(s.policy, float32(g)))
+			vec.ScaleRow(state.X[d*state.Row:][:t.valueDim], kept[min(d, t.gateRows-1)])
 		}
 	}
 	k := s.decay(t, s.k, 0, true)

@@ -175,9 +175,10 @@ func (s *scanScratch) backward(t *unscanning, h int, state, ds vec.Matrix) {
 	vec.MulAdd(s.policy, columns(b.dq), state, columns(b.doT), t.keyDim, dim, n, vec.Zero, nil)
 	asked := s.decay(&t.scan, s.q, t.shift, false)
 	s.undecay(&t.scan, b.dq)
-	for d := range t.keyDim { // the state before, from the state after
-		if t.gateRows > 0 {
-			vec.ScaleRow(ds.X[d*ds.Row:][:dim], vec.Exp2(s.policy, float32(s.g[min(d, t.gateRows-1)*(tile+1)+n])))
+	if t.gateRows > 0 { // the state before, from the state after
+		kept := s.chunkFactors(&t.scan)
+		for d := range t.keyDim {
+			vec.ScaleRow(ds.X[d*ds.Row:][:dim], kept[min(d, t.gateRows-1)])
 		}
 	}
 	vec.MulAdd(s.policy, ds, columns(asked), rows(b.do), t.keyDim, n, dim, vec.Keep, nil)
@@ -205,17 +206,17 @@ func (s *scanScratch) undecay(t *scan, x []float32) {
 // gateEnd adds to the gradient of the last sum of gates, by which the state and
 // all keys are brought to the end of the chunk.
 func (s *scanScratch) gateEnd(t *unscanning, state, ds vec.Matrix) {
-	b := &s.back
+	if t.gateRows == 0 {
+		return
+	}
+	b, kept := &s.back, s.chunkFactors(&t.scan)
 	for d := range t.keyDim {
-		if t.gateRows == 0 {
-			return
-		}
 		row := min(d, t.gateRows-1) * (tile + 1)
 		sum := 0.0
 		for e, x := range state.X[d*state.Row:][:t.valueDim] {
 			sum += float64(x) * float64(ds.X[d*ds.Row+e])
 		}
-		sum *= float64(vec.Exp2(s.policy, float32(s.g[row+s.n])))
+		sum *= float64(kept[min(d, t.gateRows-1)])
 		for r, x := range s.k[d*tile:][:s.n] {
 			sum += float64(x) * float64(b.dk[d*tile+r])
 		}

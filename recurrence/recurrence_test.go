@@ -133,6 +133,45 @@ func TestRagged(t *testing.T) {
 	}
 }
 
+// TestRaggedStates: sequences of a batch that go on from their states get the bits
+// that each gets alone, in whatever order their slots are.
+func TestRaggedStates(t *testing.T) {
+	for _, p := range papers {
+		l := made(t, p.rec, config(p.rec))
+		states, err := l.NewStates(4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var slots []int32
+		for range 4 {
+			slot, err := states.Alloc()
+			if err != nil {
+				t.Fatal(err)
+			}
+			slots = append(slots, slot)
+		}
+		for i, lens := range [][]int{{50, 64}, {30, 1}, {65, 3}} {
+			x := newProblem(p.rec, l.Config(), lens, uint64(20+i))
+			both := x.whole(tensor.F32)
+			both.States, both.Slots = states, []int32{slots[2], slots[1]}
+			if err := l.Run(both); err != nil {
+				t.Fatal(err)
+			}
+			for k, n := range lens {
+				lo, row := int(x.start[k]), x.c.Heads*x.c.ValueDim
+				s := x.step(tensor.F32, lo, lo+n, []int32{0, int32(n)})
+				s.States, s.Slots = states, []int32{[]int32{slots[0], slots[3]}[k]}
+				if err := l.Run(s); err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(s.Out.F32s(), both.Out.F32s()[lo*row:(lo+n)*row]) {
+					t.Errorf("%s: sequence %d alone differs at call %d", p.name, k, i)
+				}
+			}
+		}
+	}
+}
+
 // TestGradients: gradients are the slopes of the rule of the paper, with a state
 // to start from too.
 func TestGradients(t *testing.T) {
@@ -273,7 +312,12 @@ func TestForks(t *testing.T) {
 			t.Fatal(err)
 		}
 		a, _ = states.Alloc()
-		run(a, 0, 40)
+		if err := states.Copy(b, a); err != nil { // of a state that nothing has written yet
+			t.Fatal(err)
+		}
+		if x, y := run(a, 0, 40), run(b, 0, 40); !slices.Equal(x, y) {
+			t.Errorf("%s: a copy of a new state is not zero", p.name)
+		}
 		if err := states.Copy(c, a); err != nil {
 			t.Fatal(err)
 		}
