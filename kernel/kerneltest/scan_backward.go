@@ -15,9 +15,15 @@ type scanGradients struct{ q, k, v, gate, beta, bonus, first []float64 }
 // number. bonus is [sequences, heads, keyDim], last and first are
 // [sequences, heads, keyDim, valueDim].
 func stepScanBackward[T float32 | float64](c *scanCase, x *scanData, dout, last []float64) *scanGradients {
+	zeros := func(like []float64, times int) []float64 {
+		if like == nil {
+			return nil
+		}
+		return make([]float64, times*len(like))
+	}
 	g := &scanGradients{
-		q: make([]float64, len(x.q)), k: make([]float64, len(x.k)), v: make([]float64, len(x.v)), gate: make([]float64, len(x.gate)), beta: make([]float64, len(x.beta)),
-		bonus: make([]float64, len(c.lens)*len(x.bonus)), first: make([]float64, len(c.lens)*c.stateLen()),
+		q: zeros(x.q, 1), k: zeros(x.k, 1), v: zeros(x.v, 1), gate: zeros(x.gate, 1), beta: zeros(x.beta, 1),
+		bonus: zeros(x.bonus, len(c.lens)), first: make([]float64, len(c.lens)*c.stateLen()),
 	}
 	for seq := range c.lens {
 		for h := range c.heads {
@@ -245,7 +251,7 @@ func (t *trial) scanBackward(c *scanCase, seed uint64, l Layout) {
 			{&a.DBonus, "DBonus", nil, tensor.F32, l, []int64{seqs, h, k}, want.bonus, plain.bonus},
 			{&a.DFrom, "DFrom", nil, tensor.F32, states, []int64{seqs, h, k, v}, want.first, plain.first},
 		} {
-			if p.in == nil && len(p.want) == 0 {
+			if p.in == nil && p.want == nil {
 				continue
 			}
 			o, err := m.put(p.name, p.dtype, p.l, p.in == nil, true, p.shape...)

@@ -1,9 +1,12 @@
 package kerneltest
 
 import (
+	"fmt"
 	"math"
 	"testing"
 
+	"github.com/longctx/longctx/cpu"
+	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -52,6 +55,40 @@ func TestScanGradients(t *testing.T) {
 				if math.Abs(got-p.want[i]) > 1e-6*(1+math.Abs(got)) {
 					t.Fatalf("%s: gradient %d of %s is %v, the slope %v", k.name, i, p.name, p.want[i], got)
 				}
+			}
+		}
+	}
+}
+
+// randomScan is a small case of any shape and kind.
+func randomScan(seed uint64) (scanCase, Layout) {
+	r := newRandom(seed, 79)
+	k := scanKinds[r.below(len(scanKinds))]
+	c := scanCase{
+		keyHeads: 1 + r.below(3), keyDim: 1 + r.below(40), valueDim: 1 + r.below(40), dtype: allTypes()[r.below(3)],
+		gate: k.gate, beta: k.beta, bonus: k.bonus, edge: r.below(2) == 1,
+	}
+	c.heads = c.keyHeads * (1 + r.below(4))
+	for range 1 + r.below(4) {
+		c.lens = append(c.lens, r.below([]int{3, 20, 140}[r.below(3)]))
+	}
+	return c, layouts[r.below(len(layouts))]
+}
+
+// TestRandomScans: recurrences of any shape and kind, and their gradients.
+func TestRandomScans(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 2})
+	defer b.Close()
+	for seed := range uint64(50) {
+		c, l := randomScan(seed)
+		for _, policy := range []kernel.Policy{kernel.Exact, kernel.Fast} {
+			r := Result{Case: fmt.Sprintf("seed %d: %+v", seed, c), Policy: policy}
+			x := &trial{backend: b, policy: policy, result: &r}
+			if err := guard(func() error { x.scan(&c, seed, l); x.scanBackward(&c, seed, l); return nil }); err != nil {
+				x.fail(err)
+			}
+			if !r.OK() {
+				t.Error(&r)
 			}
 		}
 	}
