@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
@@ -9,7 +10,10 @@ import (
 )
 
 // Backend computes on the CPU.
-type Backend struct{ pool *pool }
+type Backend struct {
+	pool  *pool
+	scans sync.Pool // of *scanScratch
+}
 
 // Options of New.
 type Options struct {
@@ -17,7 +21,9 @@ type Options struct {
 }
 
 // New starts a backend. Its workers live until Close.
-func New(o Options) *Backend { return &Backend{newPool(o.Workers)} }
+func New(o Options) *Backend {
+	return &Backend{pool: newPool(o.Workers), scans: sync.Pool{New: newScanScratch}}
+}
 
 // Close stops the workers. No method may be called afterwards.
 func (b *Backend) Close() { b.pool.close.Do(func() { close(b.pool.jobs) }) }

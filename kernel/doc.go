@@ -123,6 +123,23 @@
 //     +0 where s was set to +0; DQuery = fma(k, g, ·) over keys ascending from +0;
 //     DKey = fma(q, g, ·) over the query heads of its group ascending, and of each
 //     the queries ascending, from +0.
+//  24. Scan takes the tokens of a sequence in chunks of 64 from the first of the
+//     call, and q = Query·Scale, rounded. a = min(max(Gate·Log2E, −128), 0) is
+//     summed from the start of the chunk in binary64: G[0] = 0, G[r+1] = G[r] + a.
+//     D(i, j) = E(G[j] − G[i]), the difference rounded to binary32, is what the
+//     tokens i … j−1 leave; 1 without gates. z is 1 with Bonus and 0 without. The
+//     weight of row x of token r for an earlier token s, W(x, r, s), up to j = r+1−z,
+//     is c·D(s+1, j), c = fma(x[d], k[s,d], ·) over d from +0; with gates of
+//     channels fma(x[d]·D(m, j), k[s,d]·D(s+1, m), ·), m being r with the bits below
+//     the highest that differs in r and s cleared. Then
+//     with Beta y[r] = v[r] − fma(k[r,d]·D(0, r+1), S[d], ·) over d from +0,
+//     u[r] = Beta·fma(−W(k, r, s), u[s], y[r]) over s ascending from 0, else
+//     u[r] = v[r]. Out = fma(q[d]·D(0, j), S[d], ·) over d from +0, then
+//     fma(W(q, r, s), u[s], ·) over s ascending, then fma(w, u[r], ·) with
+//     w = fma(q[d], k[r,d], ·), with Bonus fma(q[d]·Bonus[d], k[r,d], ·), then + 0.
+//     After n tokens S[d] = fma(k[s,d]·D(s+1, n), u[s], ·) over s ascending from
+//     S[d]·D(0, n). So a sequence may be cut where a chunk ends, and the bits are
+//     those of one call; cut elsewhere they differ by rounding.
 //
 // The Fast policy of a backend may take any order; see Policy.
 //
@@ -149,5 +166,6 @@
 //	CodeScores                  –                    –                         – (faiss: lookup tables of a product quantiser)
 //	TopK                        –                    –                         – (torch.topk, with an order of ties)
 //	Scores, ScoreLoss            –                    –                         – (TinyBERT: attention scores and their MSE)
+//	Scan: Gate, Beta, Bonus     –                    –                         – (flash-linear-attention: g, beta, u)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
 package kernel

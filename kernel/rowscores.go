@@ -18,7 +18,7 @@ type KeyTable struct {
 }
 
 // RowScoresArgs asks for the score of each key with each query, over some of the
-// features: rule 19. For query token t of sequence s, head h of KV head g, and key
+// features: rule 20. For query token t of sequence s, head h of KV head g, and key
 // j of s,
 //
 //	Out[t, h, j] = Scale · Σ_c Query[t,h,c]·Key[j,g,c]   over c in Channels of (t, g)
@@ -42,7 +42,7 @@ type RowScoresArgs struct {
 }
 
 // CodeScoresArgs asks for the score of each key with each query, where a key is
-// Parts codes and Table has the score of each code: rule 20, asymmetric distances
+// Parts codes and Table has the score of each code: rule 21, asymmetric distances
 // of product quantisation (Jégou et al., 2011). With n codes a part,
 //
 //	Out[t, h, j] = Σ_p Table[t, h, p·n + Codes[j,g,p] mod n]

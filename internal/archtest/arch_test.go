@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"kernel":             {"tensor", "internal/xmath"},
 	"attention":          {"kernel", "tensor", "internal/xmath"},
 	"attention/parallel": {"attention", "kernel", "tensor"},
+	"recurrence":         {"kernel", "tensor"},
 	"rope":               {"kernel", "tensor", "internal/xmath"},
 	"kvcache":            {"kernel", "tensor", "internal/xmath"},
 	"kvcache/prefix":     {"kvcache", "kernel", "tensor"},

@@ -37,13 +37,15 @@ var table = sync.OnceValue(func() []Case {
 	t.distill()
 	t.rowOperations()
 	t.swaps(kernel.Exact)
+	t.scans()
+	t.scanGradients()
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
 	return t.cases
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "scores", "scoreloss", "swap", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "rowscores", "codescores", "scores", "scoreloss", "scan", "scanbackward", "swap", "errors"}
 
 type builder struct{ cases []Case }
 

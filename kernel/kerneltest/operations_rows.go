@@ -148,7 +148,7 @@ func (t *trial) scored(m *memory, k *kernel.KeyTable, l Layout, tokens, heads, c
 	return nil
 }
 
-// rowScores: rule 19, which is close to the formula in real numbers. Slots that
+// rowScores: rule 20, which is close to the formula in real numbers. Slots that
 // hold no key are poison.
 func (t *trial) rowScores(c rowsCase) {
 	t.with(func(m *memory) error {
@@ -246,7 +246,7 @@ type codesCase struct {
 	layout                         Layout
 }
 
-// codeScores: rule 20. Codes of n and more are drawn too.
+// codeScores: rule 21. Codes of n and more are drawn too.
 func (t *trial) codeScores(c codesCase) {
 	t.with(func(m *memory) error {
 		r := newRandom(3, 12)
