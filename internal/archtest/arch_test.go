@@ -26,6 +26,9 @@ var allowed = map[string][]string{
 	"rope":               {"kernel", "tensor", "internal/xmath"},
 	"kvcache":            {"kernel", "tensor", "internal/xmath", "kvcache/page"},
 	"kvcache/page":       {"kernel", "tensor"},
+	"kvcache/tier":       {"kvcache/page"},
+
+	"kvcache/tier/tiertest": {"kvcache/page", "kvcache/tier", "tensor"},
 	"kernel/kerneltest":  {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
 	"cpu":                {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":   {"kernel", "tensor", "golang.org/x/sys/cpu"},
