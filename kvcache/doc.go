@@ -31,6 +31,15 @@
 // cannot hold, a NaN for one, stays plain, and so does one for which no coded
 // page is free.
 //
+// # Room
+//
+// Reserve sets pages aside for a sequence: a scheduler admits a request with it.
+// Extend takes all pages that a step needs or none, with a typed error that says
+// how many there are. A SwapSpace moves sequences to the host and back, and pages
+// to other processes and stores (packages page and tier); a Swapper is needed for
+// it. A context ends what takes long, Free and SwapSpace.Discard all else of a
+// sequence.
+//
 // # Three integers
 //
 // The ordinal of a key is its place in its sequence: 0 <= j < Len. Masks and
@@ -43,9 +52,10 @@
 // CheckIntegrity tests the first five.
 //
 //  1. Every page, plain or coded, is free or used: it is on the free list of
-//     its kind once, or in at least one table.
-//  2. The count of a page is the number of tables that hold it. No table holds
-//     a page twice.
+//     its kind once, or in at least one table. The free plain pages are at least
+//     as many as are reserved.
+//  2. The count of a page is the number of tables that hold it, those of pages
+//     that a SwapSpace is copying included. No table holds a page twice.
 //  3. A sequence of n keys holds exactly ⌈n/PageSize⌉ pages; only the last may
 //     be partly filled, and then it is plain. Key j lies in the ⌊j/PageSize⌋th, at j mod PageSize.
 //  4. A sequence of n keys has n positions, each of 0 to 2³¹−1.

@@ -29,12 +29,12 @@ var allowed = map[string][]string{
 	"kvcache/tier":       {"kvcache/page"},
 
 	"kvcache/tier/tiertest": {"kvcache/page", "kvcache/tier", "tensor"},
-	"kernel/kerneltest":  {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
-	"cpu":                {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
-	"cpu/internal/vec":   {"kernel", "tensor", "golang.org/x/sys/cpu"},
-	"cpu/roof":           {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
-	"cuda":               {"kernel", "tensor", "cuda/internal/driver", "cuda/internal/fatbin"},
-	"backend":            {"kernel", "cpu", "cuda"},
+	"kernel/kerneltest":     {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
+	"cpu":                   {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
+	"cpu/internal/vec":      {"kernel", "tensor", "golang.org/x/sys/cpu"},
+	"cpu/roof":              {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
+	"cuda":                  {"kernel", "tensor", "cuda/internal/driver", "cuda/internal/fatbin"},
+	"backend":               {"kernel", "cpu", "cuda"},
 
 	"cuda/internal/driver":    {"gorgonia.org/cu"},
 	"cuda/internal/stubgen":   {},
