@@ -331,7 +331,7 @@ func (m *swapMachine) copyOver() string {
 func TestOracleSwap(t *testing.T) {
 	runs := 60
 	if testing.Short() {
-		runs = 30
+		runs = 12
 	}
 	var swaps, restores, imports, fullSwap, fullCache, faults, cancels, damaged int
 	for seed := range uint64(runs) {
