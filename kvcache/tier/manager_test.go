@@ -210,21 +210,26 @@ func TestBackPressure(t *testing.T) {
 	cancel()
 	// a second Put of a page waits on its own, and survives the end of the first
 	first, stop := context.WithCancel(ctx)
-	results := make(chan error, 2)
-	go func() { results <- m.Put(first, key(9), blob(key(9), 1)) }()
-	for {
-		if b, _ := m.waiting(key(9)); b != nil {
-			break
+	results := []chan error{make(chan error), make(chan error)}
+	for i, ctx := range []context.Context{first, ctx} {
+		go func() { results[i] <- m.Put(ctx, key(9), blob(key(9), 1)) }()
+		for range 1000 { // until it waits
+			m.mu.Lock()
+			p := m.pending[key(9)]
+			waits := p != nil && p.jobs == i+1
+			m.mu.Unlock()
+			if waits {
+				break
+			}
+			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(time.Millisecond)
 	}
-	go func() { results <- m.Put(ctx, key(9), blob(key(9), 1)) }()
 	stop()
-	if err := <-results; !errors.Is(err, context.Canceled) {
+	if err := <-results[0]; !errors.Is(err, context.Canceled) {
 		t.Errorf("first Put: %v", err)
 	}
 	close(r.slow)
-	must(t, <-results)
+	must(t, <-results[1])
 	must(t, m.Flush(ctx))
 	if r.len() != accepted+1 {
 		t.Errorf("%d pages written of %d accepted", r.len(), accepted+1)
@@ -319,6 +324,17 @@ func TestDeadRemote(t *testing.T) {
 	must(t, m.Flush(ctx))
 	if r.len() != 2 || m.Stats()[1].Resting {
 		t.Errorf("%d pages after the rest, %+v", r.len(), m.Stats()[1])
+	}
+	// two failures, one success and two failures are not three in a row
+	for i, fault := range []error{errInjected, errInjected, nil, errInjected, errInjected} {
+		r.set(func() { r.fault = func(string, page.Key) error { return fault } })
+		must(t, m.Put(ctx, key(20+i), blob(key(20+i), 1)))
+		if err := m.Flush(ctx); !errors.Is(err, fault) {
+			t.Errorf("%d: %v, want %v", i, err, fault)
+		}
+	}
+	if m.Stats()[1].Resting {
+		t.Error("the level rests after two failures")
 	}
 	// a caller that leaves says nothing of the server
 	r.set(func() { r.dead = true })
@@ -429,6 +445,11 @@ func TestManagerRandom(t *testing.T) {
 			lost, found := make([]int, 4), make([]int, 4)
 			for g := range lost {
 				work.Go(func() {
+					key := func(i int) page.Key { // all in one stripe: the Delete of one meets the moves of others
+						k := key(i)
+						k.Hash[31] = k.Hash[0]
+						return k
+					}
 					rng := rand.New(rand.NewPCG(uint64(g), 4))
 					there := map[int]bool{}
 					for n := range 500 {
