@@ -29,6 +29,8 @@ var allowed = map[string][]string{
 	"kvcache/tier":       {"kvcache/page"},
 
 	"kvcache/tier/tiertest": {"kvcache/page", "kvcache/tier", "tensor"},
+	"kvcache/tier/redis":    {"kvcache/page", "kvcache/tier", "github.com/redis/go-redis/v9"}, // a module of its own
+	"kvcache/tier/s3":       {"kvcache/page", "kvcache/tier", "github.com/minio/minio-go/v7"}, // a module of its own
 	"kernel/kerneltest":     {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
 	"cpu":                   {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":      {"kernel", "tensor", "golang.org/x/sys/cpu"},

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/longctx/longctx/kvcache/page"
 	"github.com/longctx/longctx/kvcache/tier"
@@ -229,4 +230,32 @@ func damaged(t *testing.T, ctx context.Context, s tier.Store, damage func(t *tes
 		has(t, ctx, s, k, nil)
 	}
 	has(t, ctx, s, other, Page(other, 16))
+}
+
+// DeadLevel tests that a Manager over a server that never answers goes on: pages
+// are kept above it, and after three timeouts it is not asked. It closes s.
+func DeadLevel(t *testing.T, s tier.Store) {
+	t.Helper()
+	ctx := context.Background()
+	host, err := tier.NewHost(tier.Limits{Bytes: 1 << 20})
+	must(t, err)
+	m, err := tier.NewManager(tier.Options{}, tier.Level{Store: host}, tier.Level{Name: "dead", Store: s, WriteThrough: true, Timeout: 20 * time.Millisecond, Rest: time.Hour})
+	must(t, err)
+	start := time.Now()
+	for i := range 20 {
+		k := Key("a", i)
+		must(t, m.Put(ctx, k, Page(k, 4)))
+		var failed *tier.StoreError
+		if err := m.Flush(ctx); !errors.As(err, &failed) || failed.Store != "dead" {
+			t.Errorf("Flush: %v", err)
+		}
+		has(t, ctx, m, k, Page(k, 4))
+		if _, err := m.Get(ctx, Key("b", i), nil); !errors.Is(err, tier.ErrNotFound) {
+			t.Errorf("Get of a page that is nowhere: %v", err)
+		}
+	}
+	if st := m.Stats()[1]; st.Failed != 3 || !st.Resting || time.Since(start) > 2*time.Second {
+		t.Errorf("%+v after %v", st, time.Since(start))
+	}
+	must(t, m.Close())
 }
