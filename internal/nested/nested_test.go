@@ -16,7 +16,9 @@ var library = []string{"attention", "cpu", "kernel", "kvcache", "rope", "tensor"
 
 func TestBenchModule(t *testing.T) { testModule(t, "bench", library...) }
 
-func TestRedisModule(t *testing.T) { testModule(t, "kvcache/tier/redis", "kvcache/page", "kvcache/tier") }
+func TestRedisModule(t *testing.T) {
+	testModule(t, "kvcache/tier/redis", "kvcache/page", "kvcache/tier")
+}
 
 func TestS3Module(t *testing.T) { testModule(t, "kvcache/tier/s3", "kvcache/page", "kvcache/tier") }
 
