@@ -115,7 +115,7 @@ func (m *swapMachine) meanwhile() {
 // what the error must be.
 func (m *swapMachine) fault() (ctx context.Context, want error) {
 	ctx = context.Background()
-	m.backend.calls, m.backend.waits = 0, 0
+	m.backend.calls, m.backend.waits, m.backend.during = 0, 0, m.meanwhile
 	tensors := 2 * m.config.Layers
 	switch m.in.below(8) {
 	case 0:
@@ -127,6 +127,13 @@ func (m *swapMachine) fault() (ctx context.Context, want error) {
 	case 2:
 		ctx, cancel := context.WithCancel(ctx)
 		cancel()
+		return ctx, context.Canceled
+	case 3: // in the middle
+		ctx, cancel := context.WithCancel(ctx)
+		m.backend.during = func() {
+			cancel()
+			m.meanwhile()
+		}
 		return ctx, context.Canceled
 	}
 	return ctx, nil

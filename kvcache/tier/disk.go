@@ -76,6 +76,11 @@ func OpenDisk(dir string, o DiskOptions) (_ *Disk, err error) {
 	if err := d.fs.MkdirAll(dir); err != nil {
 		return fail(err)
 	}
+	if !d.noSync { // the name of the folder must last as its pages do
+		if err := d.fs.SyncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
+			return fail(err)
+		}
+	}
 	if d.unlock, err = d.fs.Lock(filepath.Join(dir, "lock")); err != nil {
 		return fail(err)
 	}
