@@ -3,7 +3,10 @@ package redis_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -111,4 +114,25 @@ func TestDeadServer(t *testing.T) {
 		cancel()
 	}
 	tiertest.DeadLevel(t, s)
+}
+
+// TestRealServer is TestStore on the server at $LONGCTX_REDIS, as in
+// "localhost:6379". Its keys have a prefix of their own and last a minute.
+func TestRealServer(t *testing.T) {
+	addr := os.Getenv("LONGCTX_REDIS")
+	if addr == "" {
+		t.Skip("LONGCTX_REDIS is not set")
+	}
+	ctx := context.Background()
+	client := goredis.NewClient(&goredis.Options{Addr: addr})
+	defer client.Close()
+	var prefix string
+	tiertest.Run(t, func(t *testing.T) tier.Store {
+		prefix = fmt.Sprintf("longctx-test-%x:", rand.Uint64())
+		return open(addr, redis.Options{Prefix: prefix, TTL: time.Minute})
+	}, func(t *testing.T, k page.Key) {
+		if err := client.SetRange(ctx, prefix+k.Name(), 200, "damaged").Err(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
