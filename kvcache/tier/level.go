@@ -49,7 +49,8 @@ type level struct {
 	Level
 	index int
 	jobs  chan *job
-	room  lock // of Victim and Put, where what is let go must be moved first
+	lets  Bounded // the Store, if what it lets go is moved to the next level
+	room  lock    // of Victim and Put then
 
 	mu       sync.Mutex
 	stats    LevelStats
@@ -84,6 +85,14 @@ func (l *level) prepare(i int) error {
 	}
 	l.index, l.jobs, l.room, l.stats.Name = i, make(chan *job, l.Queue), newLock(), l.Name
 	return nil
+}
+
+// bounded makes what the Store lets go move to the next level.
+func (l *level) bounded() {
+	if u, ok := l.Store.(interface{ Usage() Usage }); ok && u.Usage().Limit == 0 {
+		return // it lets nothing go
+	}
+	l.lets, _ = l.Store.(Bounded)
 }
 
 // errResting is the error of a call that was not made.

@@ -43,8 +43,9 @@ var _ Store = (*Manager)(nil)
 
 // Options are those of NewManager.
 type Options struct {
-	// Events is told of each event, in the order of each key's, from the goroutine
-	// that does the work: it must be quick and must not call the Manager.
+	// Events is told of each event, from the goroutine that does the work: it must
+	// be quick and must not call the Manager. Of one key, what is written and
+	// deleted is told in the order in which it was.
 	Events func(Event)
 
 	now func() time.Time
@@ -128,6 +129,9 @@ func NewManager(o Options, levels ...Level) (*Manager, error) {
 			return nil, err
 		}
 		m.levels = append(m.levels, x)
+	}
+	for _, l := range m.levels[:len(levels)-1] {
+		l.bounded()
 	}
 	for _, l := range m.levels {
 		for range l.Workers {
@@ -299,6 +303,9 @@ func (m *Manager) miss(l *level, k page.Key, err error) []error {
 
 // promote copies a page to the first level, if its queue has room.
 func (m *Manager) promote(k page.Key, blob []byte, deletes uint64) {
+	if jobs := m.levels[0].jobs; len(jobs) == cap(jobs) {
+		return
+	}
 	j := &job{key: k, blob: slices.Clone(blob), deletes: deletes, batch: m.join()}
 	select {
 	case m.levels[0].jobs <- j:

@@ -445,9 +445,11 @@ func TestManagerRandom(t *testing.T) {
 			lost, found := make([]int, 4), make([]int, 4)
 			for g := range lost {
 				work.Go(func() {
-					key := func(i int) page.Key { // all in one stripe: the Delete of one meets the moves of others
+					key := func(i int) page.Key { // half in one stripe: the Delete of one meets the moves of others
 						k := key(i)
-						k.Hash[31] = k.Hash[0]
+						if g < 2 {
+							k.Hash[31] = k.Hash[0]
+						}
 						return k
 					}
 					rng := rand.New(rand.NewPCG(uint64(g), 4))
@@ -502,7 +504,7 @@ func TestManagerRandom(t *testing.T) {
 					t.Errorf("%+v", l)
 				}
 			}
-			if found[0] < 50 || s[1].Demoted == 0 || s[2].Demoted == 0 || s[0].Promoted == 0 || faults && sum == 0 {
+			if found[0] < 50 || s[1].Demoted == 0 || s[2].Demoted == 0 || faults && sum == 0 {
 				t.Errorf("too little happened: %v found, %v lost, %+v", found, lost, s)
 			}
 		})

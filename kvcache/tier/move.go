@@ -78,13 +78,13 @@ func (m *Manager) place(l *level, k page.Key, blob []byte, kind EventKind, stale
 // are taken from above to below, and that of the key last, so none waits for
 // another in a circle.
 func (m *Manager) write(l *level, k page.Key, blob []byte, kind EventKind, stale func() bool) error {
-	if b, ok := l.Store.(Bounded); ok && l.index < len(m.levels)-1 {
+	if l.lets != nil {
 		if err := l.room.acquire(m.ctx); err != nil {
 			return err
 		}
 		defer l.room.release()
 		for {
-			victim, ok := b.Victim(k, int64(len(blob)))
+			victim, ok := l.lets.Victim(k, int64(len(blob)))
 			if !ok {
 				break
 			}
