@@ -356,6 +356,9 @@ func TestOracleSwap(t *testing.T) {
 			if s := m.space.Stats(); s.Free != s.Pages || s.CodedFree != s.CodedPages || s.Sequences != 0 {
 				t.Errorf("an empty space has %+v", s)
 			}
+			if s := m.space.Stats(); s.Out != int64(m.swaps) || s.In != int64(m.restores) || s.Failed != int64(m.faults+m.cancels) || s.PagesOut < s.PagesIn {
+				t.Errorf("%+v, want %d out, %d in, %d failed", s, m.swaps, m.restores, m.faults+m.cancels)
+			}
 			m.ok("Close", m.space.Close())
 			swaps, restores, imports = swaps+m.swaps, restores+m.restores, imports+m.imports
 			fullSwap, fullCache = fullSwap+m.fullSwap, fullCache+m.fullCache

@@ -26,6 +26,7 @@ type SwapSpace struct {
 
 	// of all below, and of the free lists, under the cache's lock
 	swapped map[ID]*sequence // pages are those of the host
+	counts  SwapStats        // of those that only grow
 	closed  bool
 	calls   sync.WaitGroup
 }
@@ -50,6 +51,12 @@ type SwapStats struct {
 	Pages, Free           int
 	CodedPages, CodedFree int
 	Bytes                 int64 // of all pages
+
+	// since NewSwapSpace: sequences and pages, of both kinds, that SwapOut and
+	// Restore moved, and calls of all methods in which a copy failed or was cancelled
+	Out, In           int64
+	PagesOut, PagesIn int64
+	Failed            int64
 }
 
 // NewSwapSpace allocates memory of the host for so many plain and coded pages,
@@ -263,11 +270,15 @@ func (w *SwapSpace) enter() error {
 // copyPages moves the pages of both kinds without the lock, and has it again.
 func (w *SwapSpace) copyPages(ctx context.Context, plain, coded, hostPlain, hostCoded []int32, in bool) error {
 	w.cache.mu.Unlock()
-	defer w.cache.mu.Lock()
-	if err := w.transfer(ctx, w.plain, plain, hostPlain, in); err != nil {
-		return err
+	err := w.transfer(ctx, w.plain, plain, hostPlain, in)
+	if err == nil {
+		err = w.transfer(ctx, w.coded, coded, hostCoded, in)
 	}
-	return w.transfer(ctx, w.coded, coded, hostCoded, in)
+	w.cache.mu.Lock()
+	if err != nil {
+		w.counts.Failed++
+	}
+	return err
 }
 
 // SwapOut moves a sequence to the host and gives its pages back to the cache,
@@ -303,6 +314,8 @@ func (w *SwapSpace) SwapOut(ctx context.Context, id ID) error {
 		return fmt.Errorf("kvcache: swapping out sequence %d of %d pages: %w", id, len(s.pages), err)
 	}
 	w.swapped[id] = &sequence{pages: join(s.pages, hostPlain, hostCoded), seen: s.seen, positions: s.positions}
+	w.counts.Out++
+	w.counts.PagesOut += int64(len(s.pages))
 	c.setReserved(s, 0)
 	c.dropAll(s.pages)
 	c.tokens -= int64(s.len())
@@ -343,6 +356,8 @@ func (w *SwapSpace) Restore(ctx context.Context, id ID) error {
 	}
 	c.sequences[id] = s
 	w.giveHost(hostPlain, hostCoded)
+	w.counts.In++
+	w.counts.PagesIn += int64(len(s.pages))
 	return nil
 }
 
@@ -377,7 +392,9 @@ func (w *SwapSpace) Len(id ID) (keys, pages, codedPages int, err error) {
 func (w *SwapSpace) Stats() SwapStats {
 	w.cache.mu.Lock()
 	defer w.cache.mu.Unlock()
-	s := SwapStats{Sequences: len(w.swapped), Pages: w.plain.total, Free: len(w.plain.free), Bytes: w.plain.record * int64(w.plain.total)}
+	s := w.counts
+	s.Sequences, s.Pages, s.Free = len(w.swapped), w.plain.total, len(w.plain.free)
+	s.Bytes = w.plain.record * int64(s.Pages)
 	if w.coded != nil {
 		s.CodedPages, s.CodedFree = w.coded.total, len(w.coded.free)
 		s.Bytes += w.coded.record * int64(w.coded.total)

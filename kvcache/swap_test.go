@@ -107,6 +107,10 @@ func TestChangedDuringImport(t *testing.T) {
 		b, err := m.space.Export(ctx, id, 0, keyOf("a", 1), nil)
 		m.ok("Export", err)
 		m.ok("Reserve", m.cache.Reserve(id, 8))
+		m.backend.calls = 3
+		if err := m.space.Import(ctx, id, b); !errors.Is(err, errInjected) || m.cache.Stats().Reserved != 2 {
+			t.Errorf("a failed Import leaves %d pages reserved, %v", m.cache.Stats().Reserved, err)
+		}
 		once := false
 		m.backend.during = func() {
 			if once {

@@ -143,7 +143,7 @@ func (d *Disk) examine(base string) (e *entry, time int64, err error) {
 	}
 	h, bytes, err := page.ParseHeader(b[:n])
 	var version *page.VersionError
-	if errors.As(err, &version) {
+	if errors.As(err, &version) || err == nil && int64(int(bytes)) != bytes { // or of a machine with larger integers
 		d.start.OtherVersions++
 		return nil, 0, nil
 	}

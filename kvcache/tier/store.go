@@ -45,7 +45,7 @@ type Usage struct {
 	Bytes, Limit   int64 // Limit 0: none
 	Evicted        int64 // pages let go to make room
 	Corrupt        int64 // pages found damaged and removed
-	OtherVersions  int   // of Disk: files of another version of the format, left alone
+	OtherVersions  int   // of Disk: files that this version or machine cannot read, left alone
 	Recovered      int   // of Disk: pages found when it was opened
 	RecoveredBytes int64
 }
