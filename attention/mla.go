@@ -34,9 +34,8 @@ import (
 //
 // Limits: the rotated features stand first in a row, where the kernel rotates;
 // published rows of [c, r] have to be turned around. A kvcache holds values
-// too: give it ValueDim 1, of which nothing is read. Package cuda refuses rows of
-// more than 512 features. The projections below are plain Go over F32 in host
-// memory; a model does them in its matrix products.
+// too: give it ValueDim 1, of which nothing is read. The projections below are
+// plain Go over F32 in host memory; a model does them in its matrix products.
 type MLA struct {
 	Heads  int // query heads; 128 in V3
 	Latent int // features of c; 512

@@ -147,7 +147,7 @@ func compositeModules() []Module {
 		return Module{name, paper, "composite", claim, needs, backends, with, make}
 	}
 	return []Module{
-		of(MLA{}.Name(), arxiv+"2405.04434", "none", trainedSo+"; one row of latent and rotated features a token", "cpu; cuda naive",
+		of(MLA{}.Name(), arxiv+"2405.04434", "none", trainedSo+"; one row of latent and rotated features a token", everywhere,
 			"masks, position modules, scores, frequencies of package rope; paged keys", func(s ModelSizes) any {
 				return MLA{Heads: s.Heads, Latent: 4 * s.HeadDim, Rope: s.HeadDim / 2, Nope: s.HeadDim, Value: s.HeadDim}
 			}),

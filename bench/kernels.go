@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/longctx/longctx/backend"
 	"github.com/longctx/longctx/bench/internal/atomicfile"
 	"github.com/longctx/longctx/bench/internal/kernels"
 	"github.com/longctx/longctx/bench/internal/report"
@@ -24,6 +25,7 @@ import (
 
 // kernelFlags are the flags of kernels.
 type kernelFlags struct {
+	backend          string
 	axes             kernels.Axes
 	variants         []string
 	policies         []kernel.Policy
@@ -65,6 +67,7 @@ func parseKernels(std streams, args []string) (*kernelFlags, error) {
 	} {
 		list[l[0]] = f.String(l[0], l[1], l[2])
 	}
+	f.StringVar(&o.backend, "backend", "cpu", "cpu, or cuda: the device, its own roofs, PyTorch on it; no -variants, -threads, -ggml")
 	f.BoolVar(&o.quick, "quick", false, "few cases: under 50 s on two cores")
 	f.BoolVar(&o.full, "full", false, "every combination of what is listed")
 	f.BoolVar(&o.torch, "peers", false, "time PyTorch too (flash and math), and ggml if -ggml is given")
@@ -89,10 +92,34 @@ func parseKernels(std streams, args []string) (*kernelFlags, error) {
 	if o.quick && !given["policies"] {
 		*list["policies"] = "exact"
 	}
+	if err := o.onDevice(given, list); err != nil {
+		return nil, err
+	}
 	if o.time <= 0 || o.max <= 0 {
 		return nil, fmt.Errorf("-time is %v and -max %v, want more than 0", o.time, o.max)
 	}
 	return o, o.lists(list)
+}
+
+// onDevice checks what a device takes, and sets what is else for it.
+func (o *kernelFlags) onDevice(given map[string]bool, list map[string]*string) error {
+	switch o.backend {
+	case "cpu":
+		return nil
+	case "cuda":
+	default:
+		return fmt.Errorf("-backend is %q, want cpu or cuda", o.backend)
+	}
+	for _, name := range []string{"variants", "threads", "ggml"} {
+		if given[name] {
+			return fmt.Errorf("-%s is given with -backend cuda, want one without the other", name)
+		}
+	}
+	*list["threads"] = "0"
+	if !given["policies"] {
+		*list["policies"] = "exact" // Fast computes the same
+	}
+	return nil
 }
 
 // lists reads the flags that are lists.
@@ -106,7 +133,10 @@ func (o *kernelFlags) lists(text map[string]*string) error {
 			return n, err
 		}
 	}
-	threads, err := each("threads", *text["threads"], number(1, 256))
+	threads, err := each("threads", *text["threads"], number(0, 256))
+	if err == nil && o.backend == "cpu" && slices.Contains(threads, 0) {
+		err = fmt.Errorf("-threads is %q: 0, want 1 to 256", *text["threads"])
+	}
 	if err != nil {
 		return err
 	}
@@ -234,6 +264,9 @@ func (r *kernelRun) run(ctx context.Context, std streams) error {
 	memory := kernels.Available() / 3 // a peer has as much
 	r.runner = &kernels.Runner{Variants: r.variants, Policies: r.policies, Peers: r.peers, Time: r.time, Max: r.max, Memory: memory}
 	defer r.runner.Close()
+	if err := r.openDevice(); err != nil {
+		return err
+	}
 	if err := r.openPeers(ctx); err != nil {
 		return err
 	}
@@ -249,9 +282,30 @@ func (r *kernelRun) run(ctx context.Context, std streams) error {
 	return stopped
 }
 
+// openDevice finds what -backend names. The device has one way to compute a case.
+func (r *kernelRun) openDevice() error {
+	if r.backend == "cpu" {
+		return nil
+	}
+	b, err := openBackend(r.backend)
+	if err != nil {
+		return err
+	}
+	device, ok := b.(kernels.Device)
+	if !ok {
+		return fmt.Errorf("backend %s has no memory of its own", b.Name())
+	}
+	r.runner.Device, r.runner.Variants = device, []string{b.Name()}
+	r.variants = nil
+	return nil
+}
+
+// openBackend is replaced by tests.
+var openBackend = backend.Open
+
 func (r *kernelRun) openPeers(ctx context.Context) error {
 	if r.torch {
-		torch, err := kernels.StartTorch(ctx, r.python, r.runner.Memory, r.max)
+		torch, err := kernels.StartTorch(ctx, r.python, r.backend, r.runner.Memory, r.max)
 		if err != nil {
 			return err
 		}
@@ -273,8 +327,14 @@ func (r *kernelRun) measure(ctx context.Context, std streams) error {
 	if r.quick {
 		bytes, d = min(bytes, 1<<30), d/5
 	}
+	roofs := func() (kernels.Roofs, error) {
+		if r.runner.Device != nil {
+			return kernels.DeviceRoofs(r.runner.Device, bytes, d)
+		}
+		return kernels.MeasureRoofs(ctx, r.axes.Threads, bytes, d)
+	}
 	var err error
-	if r.roofs, err = kernels.MeasureRoofs(ctx, r.axes.Threads, bytes, d); err != nil {
+	if r.roofs, err = roofs(); err != nil {
 		return err
 	}
 	if err := r.runner.Prepare(r.cases); err != nil {
@@ -287,7 +347,11 @@ func (r *kernelRun) measure(ctx context.Context, std streams) error {
 			fmt.Fprintf(std.err, "-quick: %d of %d cases left out, for want of time\n", len(r.cases)-i, len(r.cases))
 			break
 		}
-		bar.Describe(fmt.Sprintf("%v, %d threads", c, c.Threads))
+		name := c.String()
+		if c.Threads > 0 {
+			name += fmt.Sprintf(", %d threads", c.Threads)
+		}
+		bar.Describe(name)
 		rows, err := r.runner.Run(ctx, c)
 		if err != nil {
 			return err
@@ -295,7 +359,7 @@ func (r *kernelRun) measure(ctx context.Context, std streams) error {
 		r.rows = append(r.rows, rows...)
 		bar.Add(1)
 	}
-	again, err := kernels.MeasureRoofs(ctx, r.axes.Threads, bytes, d)
+	again, err := roofs()
 	if err != nil {
 		return err
 	}
@@ -306,8 +370,12 @@ func (r *kernelRun) measure(ctx context.Context, std streams) error {
 // head says where and how the figures came about.
 func (r *kernelRun) head(std streams) {
 	facts := machine(r.runner.Backend())
-	fmt.Fprintf(std.out, "%s, %s, %s, commit %s, GOMAXPROCS %d, leaf loops %s\n",
-		facts["processor"], facts["os"], facts["go"], commit(facts), runtime.GOMAXPROCS(0), strings.Join(r.variants, ", "))
+	fmt.Fprintf(std.out, "%s, %s, %s, commit %s, GOMAXPROCS %d, ", facts["processor"], facts["os"], facts["go"], commit(facts), runtime.GOMAXPROCS(0))
+	if r.runner.Device != nil {
+		fmt.Fprintf(std.out, "backend %s\n", facts["backend"])
+	} else {
+		fmt.Fprintf(std.out, "leaf loops %s\n", strings.Join(r.variants, ", "))
+	}
 	fmt.Fprintf(std.out, "each case %v for each contender, in turn; medians; %v in all\n", r.time, time.Since(r.start).Round(time.Second))
 	r.roofs.Print(std.out)
 	if len(r.rows) > 0 {
@@ -352,7 +420,11 @@ func (r *kernelRun) write() error {
 func (r *kernelRun) picture() ([]byte, error) {
 	var roofs []report.RooflineRoof
 	for _, x := range r.roofs {
-		roofs = append(roofs, report.RooflineRoof{Name: fmt.Sprintf("roof, threads %d", x.Threads), GFLOPs: x.FMA, GBps: x.Read})
+		name := "roof of the device"
+		if x.Threads > 0 {
+			name = fmt.Sprintf("roof, threads %d", x.Threads)
+		}
+		roofs = append(roofs, report.RooflineRoof{Name: name, GFLOPs: x.FMA, GBps: x.Read})
 	}
 	var points []report.RooflinePoint
 	for i := range r.rows {
@@ -360,7 +432,10 @@ func (r *kernelRun) picture() ([]byte, error) {
 		if row.Seconds == 0 {
 			continue
 		}
-		kind := fmt.Sprintf("%s, threads %d", row.Kind, row.Threads)
+		kind := string(row.Kind)
+		if row.Threads > 0 {
+			kind += fmt.Sprintf(", threads %d", row.Threads)
+		}
 		if row.Peer != "" {
 			kind = strings.Fields(row.Peer)[0] + " " + strings.TrimSpace(row.Variant+" "+kind)
 		}

@@ -28,6 +28,7 @@ var shapes = [...]shape{
 	{"attention_64_128", 64, 64, 128},
 	{"attention_32_256", 32, 64, 256},
 	{"attention_16_512", 16, 32, 512},
+	{"attention_16_576", 16, 32, 576},
 }
 
 // fewRows serves blocks of up to 16 rows.
@@ -48,16 +49,24 @@ func choose(s *kernel.Spec, rows int) shape {
 	panic("cuda: internal error: no kernel for a Spec that was taken")
 }
 
-// decoding returns the kernel for few rows a KV head that reads keys as they are
-// stored, "" where the Spec asks for more than it can, and the rows it serves.
-func decoding(s *kernel.Spec, terms, rows int) (name string, most int) {
-	switch {
-	case terms > 1, s.Codec != kernel.NoCodec, s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE, max(s.HeadDim, s.ValueDim) > 128, rows > 8:
+// decodeThreads are those of a block of a decode kernel.
+const decodeThreads = 32
+
+// decoding returns the kernel decode_<rows>_<dim> for few rows a KV head that
+// reads keys as they are stored, and its shared memory; "" where the Spec asks
+// for more than it can.
+func decoding(s *kernel.Spec, terms, rows int) (name string, shared int) {
+	if terms > 1 || s.Codec != kernel.NoCodec || s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE || max(s.HeadDim, s.ValueDim) > 256 || rows > 8 {
 		return "", 0
-	case rows > 4:
-		return "decode_8", 8
 	}
-	return "decode_4", 4
+	most, dim := 4, 128
+	if rows > 4 {
+		most = 8
+	}
+	if max(s.HeadDim, s.ValueDim) > 128 {
+		dim = 256
+	}
+	return fmt.Sprintf("decode_%d_%d", most, dim), int(C.lc_decode_shared(C.int32_t(most), C.int32_t(dim), C.int32_t(s.KVDType.Size())))
 }
 
 // grids are the blocks of the launches of a Run.
@@ -97,9 +106,6 @@ type attention struct {
 // policy computes as Exact does.
 func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
 	reasons := s.Problems()
-	if most := shapes[len(shapes)-1].dim; max(s.HeadDim, s.ValueDim) > most {
-		reasons = append(reasons, fmt.Sprintf("HeadDim %d and ValueDim %d (have 1 to %d)", s.HeadDim, s.ValueDim, most))
-	}
 	if len(reasons) == 0 {
 		for _, x := range [...]shape{choose(&s, math.MaxInt), choose(&s, 1)} {
 			if need, have := x.sharedBytes(&s), b.dev.sharedBytes(); need > have {
@@ -128,10 +134,13 @@ func (x *shape) rawBytes(s *kernel.Spec) int {
 	return x.keys * x.dim * int(s.KVDType.Size())
 }
 
-// Name tells the kernel, policy, types and dimensions.
+// Name tells the kernel of the last Plan, policy, types and dimensions.
 func (a *attention) Name() string {
-	s := &a.spec
-	return fmt.Sprintf("cuda/%s/exact/%v-%v/d%d-%d", a.shape.name, s.DType, s.KVDType, s.HeadDim, s.ValueDim)
+	s, name := &a.spec, a.shape.name
+	if a.decode != "" {
+		name = a.decode
+	}
+	return fmt.Sprintf("cuda/%s/exact/%v-%v/d%d-%d", name, s.DType, s.KVDType, s.HeadDim, s.ValueDim)
 }
 
 // begin takes the kernel for one call.
@@ -165,8 +174,8 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	a.shared = a.shape.sharedBytes(&a.spec)
 	slots := a.b.dev.multiprocessors() * max(1, min(2, a.b.dev.sharedBytes()/a.shared))
 	a.decode, a.decodeShared = "", 0
-	if name, most := decoding(&a.spec, len(b.Terms), rows); name != "" {
-		a.decode, a.decodeShared = name, int(C.lc_decode_shared(C.int32_t(most), C.int32_t(a.spec.KVDType.Size())))
+	if name, shared := decoding(&a.spec, len(b.Terms), rows); shared <= a.b.dev.sharedBytes() {
+		a.decode, a.decodeShared = name, shared
 	}
 	t := &a.plan
 	t.lower(&a.spec, b, &a.shape, slots, a.decode != "")
@@ -270,17 +279,17 @@ func (a *attention) Run(args *kernel.Args) error {
 		n = a.layout.room
 		r.uses = append(r.uses, use{a: a, layout: a.layout})
 	}
-	name, grid, shared := a.shape.name, n.attention, a.shared
+	name, grid, threads, shared := a.shape.name, n.attention, blockThreads, a.shared
 	if a.decode != "" && p.key.vector == 16 && p.value.vector == 16 {
-		name, grid, shared = a.decode, n.decode, a.decodeShared
+		name, grid, threads, shared = a.decode, n.decode, decodeThreads, a.decodeShared
 	}
 	if grid > 0 {
-		if err := a.b.dev.launch(name, grid, blockThreads, shared, unsafe.Pointer(p)); err != nil {
+		if err := a.b.dev.launch(name, grid, threads, shared, unsafe.Pointer(p)); err != nil {
 			return a.explain(err)
 		}
 	}
 	if n.merge > 0 {
-		if err := a.b.dev.launch("attention_merge", n.merge, blockThreads, 0, unsafe.Pointer(p)); err != nil {
+		if err := a.b.dev.launch("attention_merge", n.merge, blockThreads, int(C.lc_merge_shared()), unsafe.Pointer(p)); err != nil {
 			return a.explain(err)
 		}
 	}

@@ -76,6 +76,14 @@ func (b *Backend) AppendKV(a *kernel.AppendArgs) error {
 	}, bytesOf(a.Slots))
 }
 
+// GatherRows has no kernel here.
+func (b *Backend) GatherRows(a *kernel.GatherArgs) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	return &kernel.UnsupportedError{Backend: b.Name(), Reasons: []string{"GatherRows (package cpu has it)"}}
+}
+
 // CopyPages copies pages bit for bit.
 func (b *Backend) CopyPages(a *kernel.CopyArgs) error {
 	if err := a.Validate(); err != nil {

@@ -174,7 +174,7 @@ func (t *plan) lowerItems(x *shape, slots int, parts bool) {
 		run = C.int32_t(max(1, chunks/int64(4*slots)))
 	}
 	if parts {
-		run = C.int32_t(max(1, min(int64(run), chunks/int64(8*slots))))
+		run = C.int32_t(max(1, min(int64(run), chunks/int64(32*slots)))) // a block is one warp
 	}
 	t.bounds = t.bounds[:0]
 	blocks(func(it C.lc_item) {

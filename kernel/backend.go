@@ -17,6 +17,7 @@ type Backend interface {
 type Ops interface {
 	AppendKV(*AppendArgs) error
 	CopyPages(*CopyArgs) error
+	GatherRows(*GatherArgs) error
 	EncodePages(*EncodeArgs) error
 	Rotate(*RotateArgs) error
 	Merge(*MergeArgs) error

@@ -110,6 +110,9 @@
 //  18. TopK: of the first Count scores of a row those above −Inf that are no NaN
 //     are chosen from, the largest first, of equal ones (−0 and +0 are) those of
 //     lower index first.
+//  19. GatherRows copies a row of one source of weight 1 bit for bit. Of others a
+//     feature is a = fma(x, w, a) over the sources in order from +0, with x widened
+//     without a scale, rounded once to the type of the rows, FP8 as RNE8(a).
 //
 // The Fast policy of a backend may take any order; see Policy.
 //
@@ -131,6 +134,7 @@
 //	SinkLogit                   learnable_sink       sink                      sinks
 //	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)
 //	PageBounds, PageScores      –                    –                         – (Quest: page metadata, criticality estimate)
+//	GatherRows                  –                    –                         – (eviction: gather and index_select of past keys and values)
 //	TopK                        –                    –                         – (torch.topk, with an order of ties)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
 package kernel

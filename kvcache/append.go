@@ -62,11 +62,13 @@ func (c *Cache) checkSlots(slots []int32) error {
 		if slot < 0 || slot/size >= int32(c.config.Pages) {
 			return &SlotError{i, slot, fmt.Sprintf("want −1 or 0 to %d", int64(size)*int64(c.config.Pages)-1)}
 		}
-		switch refs := c.pool.refs[slot/size]; {
+		switch refs, held := c.pool.refs[slot/size], c.pool.held[slot/size]; {
 		case refs == 0:
 			return &SlotError{i, slot, "its page is free; want a slot that Extend gave"}
 		case refs > 1:
-			return &SlotError{i, slot, fmt.Sprintf("its page is shared by %d sequences; store the rows before a Fork", refs)}
+			return &SlotError{i, slot, fmt.Sprintf("its page is shared by %d sequences or holders; store the rows before a Fork", refs)}
+		case held > 0:
+			return &SlotError{i, slot, "its page is held by another than a sequence; want a slot that Extend gave"}
 		}
 	}
 	return nil

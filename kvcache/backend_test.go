@@ -11,17 +11,19 @@ import (
 
 var (
 	errInjected = errors.New("injected fault")
+	errGather   = errors.New("injected fault of GatherRows")
 	errEncode   = errors.New("injected fault of EncodePages")
 )
 
 // hostBackend has what a cache needs of a backend, element by element. The
 // counters, if above 0, count calls down to the one that fails.
 type hostBackend struct {
-	failAlloc, failCopy, failAppend, failEncode atomic.Int64
+	failAlloc, failCopy, failAppend, failEncode, failGather atomic.Int64
 
 	allocated atomic.Int64 // bytes
 	copied    atomic.Int64 // pages, of one tensor each
 	encoded   atomic.Int64 // pages, of one layer each
+	gathered  atomic.Int64 // rows, of one tensor each
 }
 
 func due(n *atomic.Int64) bool { return n.Load() > 0 && n.Add(-1) == 0 }
@@ -75,6 +77,33 @@ func (b *hostBackend) CopyPages(a *kernel.CopyArgs) error {
 		b.copied.Add(1)
 		if fail {
 			return errInjected
+		}
+	}
+	return nil
+}
+
+// GatherRows fails after the first row.
+func (b *hostBackend) GatherRows(a *kernel.GatherArgs) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	fail, c := due(&b.failGather), &a.Cache
+	at := func(slot int32) (page, offset int64) { return int64(slot) / c.Shape[1], int64(slot) % c.Shape[1] }
+	for i, dst := range a.Dst {
+		to, row := at(dst)
+		for h := range c.Shape[2] {
+			for d := range c.Shape[3] {
+				sum := float32(0)
+				for k := a.Start[i]; k < a.Start[i+1]; k++ {
+					from, slot := at(a.Src[k])
+					sum = kernel.FMA(c.At(from, slot, h, d), a.Weight(k), sum)
+				}
+				c.Set(sum, to, row, h, d)
+			}
+		}
+		b.gathered.Add(1)
+		if fail {
+			return errGather
 		}
 	}
 	return nil

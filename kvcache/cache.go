@@ -22,6 +22,7 @@ type Cache struct {
 	appends sync.Pool // of *kernel.AppendArgs: through an interface a local one would move to the heap
 
 	mu        sync.Mutex // of all below
+	holdCount int64      // of pages, by holders that are no sequences
 	pool      pool       // of plain pages
 	codes     codes
 	sequences map[ID]*sequence

@@ -137,7 +137,7 @@ func (c *Cache) encodeDue() error {
 		s := p.sequence
 		for k, due := s.seen, c.due(s); k < due; k++ {
 			page := s.pages[k]
-			if n.twin[page] != none {
+			if page < 0 || n.twin[page] != none {
 				continue
 			}
 			if len(n.pool.free) == 0 {
@@ -205,6 +205,9 @@ func (c *Cache) takeCoded(s *sequence) {
 	n := &c.codes
 	for due := c.due(s); s.seen < due; s.seen++ {
 		page := s.pages[s.seen]
+		if page < 0 {
+			continue
+		}
 		coded := n.twin[page]
 		if coded == none {
 			return // no coded page was free

@@ -31,6 +31,12 @@
 // cannot hold, a NaN for one, stays plain, and so does one for which no coded
 // page is free.
 //
+// # Eviction
+//
+// Apply removes any keys of sequences, and merges others, by a Plan: the pages
+// that are no longer held are free. Package kvcache/policy makes plans. Drop is
+// for whole pages alone and copies nothing.
+//
 // # Room
 //
 // Reserve sets pages aside for a sequence: a scheduler admits a request with it.
@@ -47,22 +53,31 @@
 // unless the caller gave another or keys before it were dropped. Its slot is
 // where its row lies: page·PageSize + offset, in the tensors of every layer.
 //
+// # Holders
+//
+// Hold keeps full pages of a sequence for a holder that is none, and Start
+// begins sequences with them: package kvcache/prefix finds the pages of a common
+// beginning so. A page that only holders have is cached. Nothing here frees it:
+// Extend fails with an *OutOfPagesError, and the holder decides what to Release.
+//
 // # Invariants
 //
 // CheckIntegrity tests the first five.
 //
-//  1. Every page, plain or coded, is free or used: it is on the free list of
-//     its kind once, or in at least one table. The free plain pages are at least
-//     as many as are reserved.
+//  1. Every page, plain or coded, is free, used or cached: it is on the free
+//     list of its kind once, or in at least one table, or in none and held by
+//     Hold. free + used + cached = all. The free plain pages are at least as
+//     many as are reserved.
 //  2. The count of a page is the number of tables that hold it, those of pages
-//     that a SwapSpace is copying included. No table holds a page twice.
+//     that a SwapSpace is copying included, and of its holds. No table holds a
+//     page twice. A held page was full when it was held.
 //  3. A sequence of n keys holds exactly ⌈n/PageSize⌉ pages; only the last may
 //     be partly filled, and then it is plain. Key j lies in the ⌊j/PageSize⌋th, at j mod PageSize.
 //  4. A sequence of n keys has n positions, each of 0 to 2³¹−1.
 //  5. Slots and lengths are below 2³¹.
-//  6. A page in several tables is not written, nor a coded one. Extend gives a sequence its own
+//  6. A page that is counted more than once or held is not written, nor a coded one. Extend gives a sequence its own
 //     copy of a shared, partly filled last page, in all layers; Append refuses
-//     a slot whose page is shared or free.
+//     a slot whose page is shared or free; Apply writes to free pages alone.
 //  7. Every method that changes the cache does all it was asked, or returns an
 //     error and has changed nothing. There are two exceptions. If the backend
 //     fails in Append, rows of the slots it was given may have been written.
@@ -80,10 +95,10 @@
 // sequence must be in an order that makes sense, and the caller sees to that:
 //
 //   - From Extend until Append of the last layer has returned, the sequence
-//     must not be forked, truncated, dropped from, freed or extended again: its
+//     must not be forked, truncated, dropped from, applied to, freed or extended again: its
 //     new rows are not yet there. (Append finds most of such mistakes.)
 //   - While attention reads a sequence by tables that LowerKV made, that
-//     sequence must not be extended, truncated, dropped from or freed: it could
+//     sequence must not be extended, truncated, dropped from, applied to or freed: it could
 //     let go of a page, which another then writes. Fork of it is allowed, and
 //     so is everything on other sequences.
 //

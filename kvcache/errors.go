@@ -78,3 +78,15 @@ type CodedPageError struct {
 func (e *CodedPageError) Error() string {
 	return fmt.Sprintf("kvcache: Truncate of sequence %d to %d keys, within a coded page; want %d or %d", e.Sequence, e.Keys, e.From, e.To)
 }
+
+// CodedRowsError reports an Apply that keeps or merges rows of a coded page, but
+// not all of them as they are, from the start of a page on. Nothing was changed.
+type CodedRowsError struct {
+	Sequence ID
+	Key      int // an ordinal that was to be copied
+	From, To int // its page has the keys From <= j < To
+}
+
+func (e *CodedRowsError) Error() string {
+	return fmt.Sprintf("kvcache: Apply to sequence %d copies key %d of a coded page, want the keys %d to %d kept all at the start of a page, or none", e.Sequence, e.Key, e.From, e.To-1)
+}

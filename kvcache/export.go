@@ -174,11 +174,6 @@ func (w *SwapSpace) Import(ctx context.Context, id ID, pages ...[]byte) error {
 	reserved := s.reserved
 	c.spend(s, len(plain))
 	fresh := &sequence{pages: join(in.kinds, plain, coded), positions: in.positions}
-	for i, p := range fresh.pages {
-		if p < 0 {
-			fresh.seen = i + 1
-		}
-	}
 	moving := c.move(fresh)
 	err = w.fill(ctx, &in, plain, coded)
 	if err == nil && (c.sequences[id] != s || s.len() != n) {
@@ -192,9 +187,6 @@ func (w *SwapSpace) Import(ctx context.Context, id ID, pages ...[]byte) error {
 		return fmt.Errorf("kvcache: importing %d pages to sequence %d: %w", len(pages), id, err)
 	}
 	delete(c.moving, moving) // its tokens are those of s now
-	if fresh.seen > 0 {
-		s.seen = len(s.pages) + fresh.seen
-	}
 	s.pages = append(s.pages, fresh.pages...)
 	for j := range fresh.len() {
 		s.positions.push(int32(fresh.positions.at(j)))

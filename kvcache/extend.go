@@ -158,6 +158,13 @@ func (c *Cache) copyShared() error {
 			args.Dst = append(args.Dst, c.pool.take())
 		}
 	}
+	return c.copyPages()
+}
+
+// copyPages copies the pages of an extension's args in all layers. After an
+// error the targets are free again.
+func (c *Cache) copyPages() error {
+	args := &c.extension.args
 	if len(args.Src) == 0 {
 		return nil
 	}

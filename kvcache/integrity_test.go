@@ -25,6 +25,9 @@ func TestCheckIntegrityFinds(t *testing.T) {
 		damage func(c *Cache, a, b *sequence)
 	}{
 		{"", func(*Cache, *sequence, *sequence) {}},
+		{"pages are held by no table, 1 noted", func(c *Cache, _, _ *sequence) { c.pool.cached++ }},
+		{"1 holds counted, 0 noted", func(c *Cache, _, _ *sequence) { c.pool.held[0]++ }},
+		{"page 2 is held -1 times", func(c *Cache, _, _ *sequence) { c.pool.held[2]-- }},
 		{"page 0 is in 2 tables, 3 noted", func(c *Cache, _, _ *sequence) { c.pool.refs[0]++ }},
 		{"page 2 is in 1 tables, 0 noted", func(c *Cache, a, _ *sequence) { c.pool.refs[a.pages[2]] = 0 }},
 		{"page 7 is free twice", func(c *Cache, _, _ *sequence) { c.pool.free[0] = 7; c.pool.free[1] = 7 }},
@@ -127,7 +130,6 @@ func TestCheckIntegrityFindsCoded(t *testing.T) {
 		{"coded pages are shared", func(c *Cache, _, _ *sequence) { c.codes.pool.shared++ }},
 		{"holds coded page 6 of 6", func(_ *Cache, a, _ *sequence) { a.pages[0] = ^6 }},
 		{"holds coded page 1 twice", func(_ *Cache, a, _ *sequence) { a.pages[0] = ^1 }},
-		{"holds coded page 1 after its first 1 pages", func(_ *Cache, a, _ *sequence) { a.seen = 1 }},
 		{"has 3 pages that may be coded", func(_ *Cache, a, _ *sequence) { a.seen = 3 }},
 		{"coded page 5 is noted to be of page 0", func(c *Cache, _, _ *sequence) { c.codes.twin[0], c.codes.origin[5] = none, 0 }},
 		{"page 7, in 0 tables, is noted to be coded page -2", func(c *Cache, _, _ *sequence) { c.codes.twin[7] = unfit }},

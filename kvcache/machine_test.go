@@ -83,6 +83,7 @@ type machine struct {
 	fulls, faults, copies   int
 	coded, cut, failedCodes int // pages coded, Truncates refused, faults of EncodePages
 	refused                 int // pages that cannot be coded
+	applied, failedApplies  int // keys dropped by Apply, faults of GatherRows
 }
 
 func newMachine(t testing.TB, input []byte) *machine {
@@ -115,7 +116,7 @@ func (m *machine) step() string {
 		m.add(m.cache.NewSequence(), &oracleSequence{})
 		return "NewSequence"
 	}
-	switch op := m.in.below(16); op {
+	switch op := m.in.below(19); op {
 	case 0:
 		if len(m.live) < 8 {
 			m.add(m.cache.NewSequence(), &oracleSequence{})
@@ -131,6 +132,8 @@ func (m *machine) step() string {
 		return m.free()
 	case 8:
 		return m.misuse()
+	case 9, 10, 11:
+		return m.apply()
 	default:
 		return m.extend()
 	}
@@ -444,7 +447,7 @@ func (m *machine) check(what string) {
 		m.checkSequence(what, id, visible, codedVisible)
 		tokens += int64(len(m.oracle[id].tokens))
 	}
-	if s := m.cache.Stats(); s.Tokens != tokens || s.Sequences != len(m.live) || s.Free+s.Used != m.config.Pages {
+	if s := m.cache.Stats(); s.Tokens != tokens || s.Sequences != len(m.live) || s.Free+s.Used+s.Cached != m.config.Pages {
 		m.t.Fatalf("after %s: %+v, want %d tokens of %d sequences", what, s, tokens, len(m.live))
 	}
 	m.checkPositions(what)
@@ -546,7 +549,7 @@ func TestOracle(t *testing.T) {
 	if testing.Short() {
 		runs = 30
 	}
-	var fulls, faults, copies, coded, cut, failedCodes, refused int
+	var fulls, faults, copies, coded, cut, failedCodes, refused, applied, failedApplies int
 	for seed := range uint64(runs) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		input := make([]byte, 3000)
@@ -557,11 +560,15 @@ func TestOracle(t *testing.T) {
 			m := newMachine(t, input)
 			m.run()
 			fulls, faults, copies = fulls+m.fulls, faults+m.faults, copies+m.copies
+			applied, failedApplies = applied+m.applied, failedApplies+m.failedApplies
 			coded, cut, failedCodes, refused = coded+m.coded, cut+m.cut, failedCodes+m.failedCodes, refused+m.refused
 		})
 	}
 	if fulls < runs || faults < runs/10 || copies < runs {
 		t.Errorf("the runs met %d full caches, %d faults and %d copies: too few to mean anything", fulls, faults, copies)
+	}
+	if applied < 40*runs || failedApplies < runs/2 {
+		t.Errorf("the runs met %d keys that Apply dropped and %d faults of it: too few to mean anything", applied, failedApplies)
 	}
 	if coded < 5*runs || cut < runs/2 || failedCodes < runs/10 || refused < runs {
 		t.Errorf("the runs met %d coded pages, %d that cannot be, %d Truncates into one and %d faults of coding: too few to mean anything", coded, refused, cut, failedCodes)

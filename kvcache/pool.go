@@ -1,15 +1,18 @@
 package kvcache
 
-// pool counts the tables that hold each page, and keeps the pages that none
-// holds on a stack: a page just freed is the likeliest to be in a near cache.
+// pool counts the tables and other holders of each page, and keeps the pages
+// that nobody has on a stack: a page just freed is the likeliest to be in a
+// near cache.
 type pool struct {
-	refs   []int32 // [pages] tables that hold the page
+	refs   []int32 // [pages] tables that hold the page, and holds of others
+	held   []int32 // [pages] of refs: holds of others, by Cache.Hold
 	free   []int32 // the pages with refs 0; the last is the next to be given
 	shared int     // pages with refs above 1
+	cached int     // pages in no table, but held
 }
 
 func newPool(pages int) pool {
-	p := pool{refs: make([]int32, pages), free: make([]int32, pages)}
+	p := pool{refs: make([]int32, pages), held: make([]int32, pages), free: make([]int32, pages)}
 	for i := range p.free {
 		p.free[i] = int32(pages - 1 - i)
 	}
@@ -27,6 +30,9 @@ func (p *pool) take() int32 {
 
 // hold adds a table to those of a used page.
 func (p *pool) hold(page int32) {
+	if p.refs[page] == p.held[page] {
+		p.cached--
+	}
 	if p.refs[page]++; p.refs[page] == 2 {
 		p.shared++
 	}
@@ -41,6 +47,24 @@ func (p *pool) drop(page int32) {
 	case 1:
 		p.shared--
 	}
+	if n := p.refs[page]; n > 0 && n == p.held[page] {
+		p.cached++
+	}
+}
+
+// keep makes the last reference that hold added one that is no table's.
+func (p *pool) keep(page int32) {
+	if p.held[page]++; p.held[page] == p.refs[page] {
+		p.cached++
+	}
+}
+
+// let undoes keep; drop has to follow.
+func (p *pool) let(page int32) {
+	if p.held[page] == p.refs[page] {
+		p.cached--
+	}
+	p.held[page]--
 }
 
 // dropAll drops pages from the last to the first, so that the first is the

@@ -1,6 +1,9 @@
 package kvcache
 
-import "slices"
+import (
+	"slices"
+	"sort"
+)
 
 // positions are the positions of the keys of a sequence, by ordinal. Most
 // sequences have the ordinals themselves, which take no memory.
@@ -9,6 +12,9 @@ type positions struct {
 	rest     []int32 // positions of the ordinals from identity on; rest[0] is not identity
 	next     int64   // position that the next token gets by default; 2³¹ is one too many
 }
+
+// positionsOf are n keys whose positions are their ordinals.
+func positionsOf(n int) positions { return positions{identity: n, next: int64(n)} }
 
 func (p *positions) len() int { return p.identity + len(p.rest) }
 
@@ -79,4 +85,22 @@ func (p *positions) appendTo(dst []int32) []int32 {
 
 func (p *positions) clone() positions {
 	return positions{p.identity, slices.Clone(p.rest), p.next}
+}
+
+// keep removes all but the given ordinals, which ascend; next stays.
+func (p *positions) keep(ordinals []int32) {
+	q := positions{}
+	for _, j := range ordinals {
+		q.push(int32(p.at(int(j))))
+	}
+	p.identity, p.rest = q.identity, q.rest
+}
+
+// below is the number of keys before the first of position n or more, where
+// positions ascend.
+func (p *positions) below(n int) int {
+	if n <= p.identity {
+		return n
+	}
+	return p.identity + sort.Search(len(p.rest), func(i int) bool { return int(p.rest[i]) >= n })
 }

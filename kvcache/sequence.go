@@ -15,7 +15,7 @@ var lastID atomic.Uint64
 // sequence is the table of one sequence.
 type sequence struct {
 	pages     []int32   // in the order of the keys; coded page p is ^p
-	seen      int       // pages before this one are coded or cannot be; those from it on are plain
+	seen      int       // pages before this one are coded or cannot be; an Apply may leave coded ones behind it
 	positions positions // one for each key: their number is the length
 	extension uint64    // the last Extend that named the sequence
 	reserved  int       // free pages set aside for it
@@ -80,16 +80,29 @@ func (c *Cache) Truncate(id ID, n int) error {
 	if n < 0 || n > s.len() {
 		return valueError("Truncate: n", n, "0 to the length %d", s.len())
 	}
+	if err := c.cutsCoded(id, s, n); err != nil {
+		return err
+	}
+	c.truncate(s, n)
+	return nil
+}
+
+// cutsCoded returns an error if n keys end within a coded page.
+func (c *Cache) cutsCoded(id ID, s *sequence, n int) error {
 	size := c.config.PageSize
 	if at := n / size; n%size != 0 && s.pages[at] < 0 {
 		return &CodedPageError{Sequence: id, Keys: n, From: at * size, To: (at + 1) * size}
 	}
+	return nil
+}
+
+// truncate keeps n keys, which do not end within a coded page.
+func (c *Cache) truncate(s *sequence, n int) {
 	c.tokens -= int64(s.len() - n)
 	keep := c.pagesFor(n)
 	c.dropAll(s.pages[keep:])
-	s.pages, s.seen = s.pages[:keep], min(s.seen, n/size)
+	s.pages, s.seen = s.pages[:keep], min(s.seen, n/c.config.PageSize)
 	s.positions.truncate(n)
-	return nil
 }
 
 // Drop removes the keys of ordinals from <= j < to. The keys after them move

@@ -14,13 +14,16 @@ type Stats struct {
 	Sequences int
 	Tokens    int64 // Σ lengths; a key that two sequences share counts twice
 
-	Pages, Free, Used int // plain pages: Free + Used = Pages
-	Shared            int // of Used: in more than one sequence
+	Pages, Free, Used int // plain pages: Free + Used + Cached = Pages
+	Shared            int // of Used and Cached: had by more than one sequence or holder
 	Reserved          int // of Free: set aside by Reserve
 
 	CodedPages, CodedFree, CodedUsed, CodedShared int // as above, of coded pages
 
-	Bytes, UsedBytes int64 // of all layers' keys and values; of the used pages
+	Cached, CodedCached int   // held by Hold, and in no sequence
+	Holds               int64 // Σ holds of pages of either kind: Hold − Release
+
+	Bytes, UsedBytes int64 // of all layers' keys and values; of the used and cached pages
 }
 
 // Stats takes the same time whatever the cache holds.
@@ -32,8 +35,9 @@ func (c *Cache) Stats() Stats {
 	plainBytes, codedBytes, _ := c.config.pageBytes()
 	return Stats{
 		Sequences: len(c.sequences), Tokens: c.tokens,
-		Pages: pages, Free: free, Used: pages - free, Shared: c.pool.shared, Reserved: c.reserved,
-		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree, CodedShared: c.codes.pool.shared,
+		Pages: pages, Free: free, Used: pages - free - c.pool.cached, Shared: c.pool.shared, Reserved: c.reserved,
+		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree - c.codes.pool.cached, CodedShared: c.codes.pool.shared,
+		Cached: c.pool.cached, CodedCached: c.codes.pool.cached, Holds: c.holdCount,
 		Bytes: c.bytes, UsedBytes: plainBytes*int64(pages-free) + codedBytes*int64(coded-codedFree),
 	}
 }
@@ -63,6 +67,9 @@ func (c *Cache) CheckIntegrity() error {
 	if tokens != c.tokens {
 		fault("%d tokens counted, %d noted", tokens, c.tokens)
 	}
+	if holds := c.pool.addHeld(refs) + c.codes.pool.addHeld(coded); holds != c.holdCount {
+		fault("%d holds counted, %d noted", holds, c.holdCount)
+	}
 	c.pool.check("page", refs, fault)
 	if c.config.Codec != kernel.NoCodec {
 		c.codes.pool.check("coded page", coded, fault)
@@ -88,13 +95,10 @@ func (c *Cache) checkSequence(id ID, s *sequence, refs, coded []int32, fault fun
 		fault("sequence %d of %d keys has %d pages that may be coded", id, s.len(), s.seen)
 	}
 	seen := make(map[int32]bool, len(s.pages))
-	for k, page := range s.pages {
+	for _, page := range s.pages {
 		count, kind, at := refs, "page", page
 		if page < 0 {
 			count, kind, at = coded, "coded page", ^page
-			if k >= s.seen {
-				fault("sequence %d holds coded page %d after its first %d pages", id, at, s.seen)
-			}
 		}
 		if at < 0 || int(at) >= len(count) {
 			fault("sequence %d holds %s %d of %d", id, kind, at, len(count))
@@ -126,9 +130,19 @@ func (n *codes) check(refs, coded []int32, fault func(string, ...any)) {
 	}
 }
 
-// check compares a pool with the pages of its kind counted in tables.
+// addHeld adds the holds of each page to refs, and returns their number.
+func (p *pool) addHeld(refs []int32) (holds int64) {
+	for page, n := range p.held {
+		refs[page] += n
+		holds += int64(n)
+	}
+	return holds
+}
+
+// check compares a pool with the pages of its kind counted in tables and,
+// where they are held by others, as noted.
 func (p *pool) check(kind string, refs []int32, fault func(string, ...any)) {
-	used, shared := 0, 0
+	used, shared, cached := 0, 0, 0
 	for page, n := range refs {
 		if n > 0 {
 			used++
@@ -136,12 +150,21 @@ func (p *pool) check(kind string, refs []int32, fault func(string, ...any)) {
 		if n > 1 {
 			shared++
 		}
+		if n > 0 && n == p.held[page] {
+			cached++
+		}
+		if p.held[page] < 0 {
+			fault("%s %d is held %d times", kind, page, p.held[page])
+		}
 		if p.refs[page] != n {
 			fault("%s %d is in %d tables, %d noted", kind, page, n, p.refs[page])
 		}
 	}
 	if shared != p.shared {
 		fault("%d %ss are shared, %d noted", shared, kind, p.shared)
+	}
+	if cached != p.cached {
+		fault("%d %ss are held by no table, %d noted", cached, kind, p.cached)
 	}
 	if free := len(p.free); free+used != len(refs) {
 		fault("%d %ss free + %d used, want %d", free, kind, used, len(refs))

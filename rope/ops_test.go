@@ -17,6 +17,7 @@ type reference struct{}
 
 func (reference) AppendKV(*kernel.AppendArgs) error       { return errors.ErrUnsupported }
 func (reference) CopyPages(*kernel.CopyArgs) error        { return errors.ErrUnsupported }
+func (reference) GatherRows(*kernel.GatherArgs) error     { return errors.ErrUnsupported }
 func (reference) EncodePages(*kernel.EncodeArgs) error    { return errors.ErrUnsupported }
 func (reference) Merge(*kernel.MergeArgs) error           { return errors.ErrUnsupported }
 func (reference) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }

@@ -1,49 +1,66 @@
 // Attention of few rows under the Exact policy: what attention.cuh computes, for
 // up to R rows of one Term, keys that need no rotation, plain pages, and at most
-// 128 features in rows of whole units of 16 bytes. It reads keys and values once
-// and has little else to do, so it is laid out for the memory: tiles of 64 keys,
-// then of 64 values, come through a ring of three, as they are stored.
+// Dim features in rows of whole units of 16 bytes. It reads keys and values once
+// and has little else to do, so it is laid out for the memory, and then for the
+// loads from shared memory, which come next: a block is one warp, and what a
+// lane loads it uses for several rows or keys.
 //
-//	scores   thread (h, j) has key j of the tile and rows h·R/2 …: it reads a whole key
-//	maxima   thread (r, tile) of a chunk; then those of the tiles before, in order
-//	weights  all threads, all keys of the chunk
-//	sums     one thread a row, keys ascending
-//	outputs  thread d has feature d of all rows
+//	scores   lane i has keys i and 32+i of the tile and all rows: 2·R products for R + 2 loads
+//	maxima   of a tile by shuffles; then those of the tiles before, in order
+//	weights  lane i has keys i and 32+i of each tile
+//	outputs  lane i has features 4i … 4i+3 of all rows, keys ascending; and their sums
 //
-// Each chunk is a part, merged by attention_merge.
+// Tiles of 64 keys, then of 64 values, come through a ring of two, as they are
+// stored. Tiles that no row sees are not read. Each chunk is a part, merged by
+// attention_merge.
+//
+// Versions, by the cycles that a tile of 64 keys of 128 features in F16 and its
+// values take, for 4 rows, beside 1580 that its bytes take of one of 132 shares of
+// 4.8 TB/s at 1.755 GHz. They are counted, not timed: 128 bytes of shared memory a
+// cycle, and an instruction a cycle and quarter of a multiprocessor.
+//
+//	                                                      shared memory  instructions
+//	128 threads; 2 rows of a key, then a feature of 4 rows           2560             –
+//	32 threads; 4 rows of 2 keys, then 4 features of 4 rows          1024          1100
 #pragma once
 
 #include "rotary.cuh"
 #include "score.cuh"
 #include "visible.cuh"
 
-enum { decode_threads = 128, decode_stages = 3, chunk_tiles = lc_chunk / lc_tile, query_floats = 128 + 4 };
+enum { decode_threads = 32, decode_stages = 2, chunk_tiles = lc_chunk / lc_tile };
 
-template <int R> struct Decode {
+template <int R, int Dim> struct Decode {
+	enum { Row = Dim + 4, Units = Dim / 128, Fours = R / 4 };
+
 	const lc_attention_params &p;
 	const lc_item *item;
 	const lc_sequence *seq;
-	int tid, rows, keys; // keys of the chunk
-	int64_t first;       // key of the chunk
+	int lane, rows, keys; // keys of the chunk
+	int64_t first;        // key of the chunk
 
-	float *q;        // [R][query_floats]
+	float *q;        // [R][Row]
 	float *w;        // [lc_chunk][R] scores, then weights
-	float *top;      // [R][chunk_tiles] maxima, of a tile and then of all up to it
-	float *factor;   // [R][chunk_tiles]
+	float *top;      // [chunk_tiles][R] maxima, of a tile and then of all up to it
+	float *factor;   // [chunk_tiles][R]
 	Place *place;    // [lc_chunk]
-	uint64_t *words; // [R][chunk_tiles] visible keys
+	uint64_t *words; // [chunk_tiles][R] visible keys
 	char *ring;      // [decode_stages][lc_tile] rows of stride bytes
 	int stride;
 
-	DEV_METHOD Decode(const lc_attention_params &params) : p(params), tid(thread_index()) {
+	int tiles;     // that some row sees
+	uint32_t list; // of them, 4 bits each
+	uint32_t full; // bits of the tiles that all rows see whole
+
+	DEV_METHOD Decode(const lc_attention_params &params) : p(params), lane(thread_index()) {
 		q = (float *)shared_memory();
-		w = q + R * query_floats;
+		w = q + R * Row;
 		top = w + lc_chunk * R;
 		factor = top + R * chunk_tiles;
 		place = (Place *)(factor + R * chunk_tiles);
 		words = (uint64_t *)(place + lc_chunk);
 		ring = (char *)(words + R * chunk_tiles);
-		stride = lc_decode_stride(element_bytes(p.key.dtype));
+		stride = lc_decode_stride(Dim, element_bytes(p.key.dtype));
 	}
 
 	DEV_METHOD int head(int r) const { return load_const(&item->head) + r % load_const(&item->heads); }
@@ -51,182 +68,278 @@ template <int R> struct Decode {
 
 	DEV_METHOD void load_queries() {
 		int start = load_const(&seq->query_start);
-		for (int k = tid; k < R * 32; k += decode_threads) {
-			int r = k / 32, d = k % 32 * 4;
+		for (int k = lane; k < R * Dim / 4; k += decode_threads) {
+			int r = k / (Dim / 4), d = k % (Dim / 4) * 4;
 			float4 x = zeros();
 			if (r < rows)
 				x = load4(p.query, (start + token(r)) * p.query.row + head(r) * p.query.head, d, p.head_dim);
-			store_shared((float4 *)(q + r * query_floats + d), x);
+			store_shared((float4 *)(q + r * Row + d), x);
 		}
 		if (p.rotary_dim == 0)
 			return;
-		sync();
+		sync_warp();
 		int half = p.rotary_dim / 2;
-		for (int k = tid; k < rows * half; k += decode_threads) {
+		for (int k = lane; k < rows * half; k += decode_threads) {
 			int r = k / half;
 			int64_t x = load_const(&seq->i0) + token(r);
 			if (p.query_positions)
 				x = load_const((const int32_t *)p.query_positions + start + token(r));
-			rotate_pair(p, q + r * query_floats, k % half, table_row(p.row_q, 0, x));
+			rotate_pair(p, q + r * Row, k % half, table_row(p.row_q, 0, x));
 		}
 	}
 
 	// look finds the places of the chunk's keys, and which of them each row sees.
 	DEV_METHOD void look() {
-		for (int k = tid; k < keys; k += decode_threads) {
-			int64_t j = first + k;
+		uint32_t start = (uint32_t)first, size = (uint32_t)p.page_size;
+		for (int k = lane; k < keys; k += decode_threads) {
+			uint32_t j = start + k;
 			Place at = {(int)(load_const(&seq->key_start) + j), 0};
-			if (p.page_size > 0) {
-				at.y = (int)(j % p.page_size);
-				at.x = load_const((const int32_t *)p.pages + load_const(&seq->key_start) + j / p.page_size);
+			if (size > 0) {
+				at.y = (int)(j % size);
+				at.x = load_const((const int32_t *)p.pages + load_const(&seq->key_start) + j / size);
 			}
 			store_shared(place + k, at);
 		}
-		for (int k = tid; k < R * chunk_tiles; k += decode_threads) {
-			int r = k / chunk_tiles;
+		for (int k = lane; k < R * chunk_tiles; k += decode_threads) {
+			int r = k % R;
 			uint64_t seen = 0;
 			if (r < rows) {
 				int2 x = load_const((const int2 *)p.ranges + load_const(&seq->query_start) + token(r));
-				seen = visible_keys(p, seq, {x.x, x.y}, load_const(&seq->i0) + token(r), first + k % chunk_tiles * lc_tile, load_const(&item->kv_head));
+				seen = visible_keys(p, seq, {x.x, x.y}, load_const(&seq->i0) + token(r), first + k / R * lc_tile, load_const(&item->kv_head));
 			}
 			store_shared(words + k, seen);
 		}
+		sync_warp();
+		tiles = 0, list = full = 0;
+		for (int n = 0; n < chunk_tiles; n++) {
+			uint64_t any = 0, all = ~0ull;
+			UNROLL for (int r = 0; r < R; r++) {
+				uint64_t seen = load_shared(words + n * R + r);
+				any |= seen;
+				all &= r < rows ? seen : ~0ull;
+			}
+			if (any != 0)
+				list |= (uint32_t)n << 4 * tiles++;
+			full |= (all == ~0ull ? 1u : 0u) << n;
+		}
 	}
 
-	DEV_METHOD char *slot(int n) const { return ring + n % decode_stages * lc_tile * stride; }
+	DEV_METHOD int tile(int k) const { return (int)(list >> 4 * k & 15); }
+	DEV_METHOD char *slot(int k) const { return ring + k % decode_stages * lc_tile * stride; }
 
-	// fetch asks for tile n of the chunk: first come those of the keys, then those
-	// of the values. Past the last it asks for nothing.
-	DEV_METHOD void fetch(int n) {
-		int tiles = (keys + lc_tile - 1) / lc_tile;
-		if (n < 2 * tiles) {
-			const lc_tensor &x = n < tiles ? p.key : p.value;
-			int bytes = element_bytes(x.dtype), units = (n < tiles ? p.head_dim : p.value_dim) * bytes / 16;
+	// fetch asks for what comes k-th: first come the tiles of keys, then those of
+	// values. Past the last it asks for nothing. A row of the tensor has so many
+	// lanes that it takes a power of two.
+	DEV_METHOD void fetch(int k) {
+		if (k < 2 * tiles) {
+			const lc_tensor &x = k < tiles ? p.key : p.value;
+			int bytes = element_bytes(x.dtype), units = (k < tiles ? p.head_dim : p.value_dim) * bytes / 16;
 			const char *base = (const char *)x.data + load_const(&item->kv_head) * x.head * bytes;
-			int k0 = (n < tiles ? n : n - tiles) * lc_tile;
-			for (int k = tid; k < lc_tile * units; k += decode_threads) {
-				int j = k / units, u = k % units;
-				if (k0 + j >= keys)
-					break;
+			int k0 = tile(k < tiles ? k : k - tiles) * lc_tile;
+			int have = keys - k0 < lc_tile ? keys - k0 : (int)lc_tile;
+			int shift = 0;
+			while (1 << shift < units && shift < 5)
+				shift++;
+			int u0 = lane & ((1 << shift) - 1);
+			for (int j = lane >> shift; j < have; j += decode_threads >> shift) {
 				Place at = load_shared(place + k0 + j);
-				copy_async(slot(n) + j * stride + 16 * u, base + (at.x * x.row + at.y * x.slot) * bytes + 16 * u);
+				const char *from = base + (at.x * x.row + at.y * x.slot) * bytes;
+				char *to = slot(k) + j * stride;
+				for (int u = u0; u < units; u += decode_threads)
+					copy_async(to + 16 * u, from + 16 * u);
 			}
 		}
 		copy_commit(); // an empty group too: they are counted
 	}
 
-	// scores sets those of tile n.
-	DEV_METHOD void scores(int n) {
-		const int each = R / 2;
-		int j = tid % lc_tile, r0 = tid / lc_tile * each, k = n * lc_tile + j;
-		if (k >= keys)
-			return;
-		float a[each];
-		UNROLL for (int r = 0; r < each; r++) a[r] = 0.0f;
-		int per = 16 / element_bytes(p.key.dtype), units = p.head_dim / per;
-		const char *row = slot(n) + j * stride;
-		float f = p.key_scale.data ? load_scalar(p.key_scale, load_const(&item->kv_head), 0) : 1.0f;
-		UNROLL_BY(2) for (int u = 0; u < units; u++) {
-			uint4 raw = load_shared((const uint4 *)(row + 16 * u));
-			for (int e = 0; e < per / 4; e++) {
-				float4 x = p.key.dtype == lc_f32 ? float4{from_bits(raw.x), from_bits(raw.y), from_bits(raw.z), from_bits(raw.w)} : widen4(p.key.dtype, raw, e);
-				if (p.key.dtype >= lc_f8e4m3)
-					x = scaled(x, f);
-				UNROLL for (int r = 0; r < each; r++) {
-					float4 y = load_shared((const float4 *)(q + (r0 + r) * query_floats + u * per + 4 * e));
-					a[r] = fma_(x.x, y.x, a[r]);
-					a[r] = fma_(x.y, y.y, a[r]);
-					a[r] = fma_(x.z, y.z, a[r]);
-					a[r] = fma_(x.w, y.w, a[r]);
+	// four is elements 4e … 4e+3 of 16 bytes of a row.
+	template <int Type> DEV_METHOD static float4 four(uint4 raw, int e) {
+		return Type == lc_f32 ? float4{from_bits(raw.x), from_bits(raw.y), from_bits(raw.z), from_bits(raw.w)} : widen4(Type, raw, e);
+	}
+
+	// scores sets those of the k-th tile and its maxima.
+	DEV_METHOD void scores(int k) {
+		float a[2][R];
+		switch (p.key.dtype) {
+		case lc_f32:
+			dot<lc_f32>(k, a);
+			break;
+		case lc_f16:
+			dot<lc_f16>(k, a);
+			break;
+		case lc_bf16:
+			dot<lc_bf16>(k, a);
+			break;
+		case lc_f8e4m3:
+			dot<lc_f8e4m3>(k, a);
+			break;
+		default:
+			dot<lc_f8e5m2>(k, a);
+		}
+		finish(tile(k), a);
+	}
+
+	// dot sets the products of the k-th tile. What keys past the last have is of
+	// no meaning, and nothing looks at it.
+	template <int Type> DEV_METHOD void dot(int k, float (&a)[2][R]) {
+		enum { Per = Type == lc_f32 ? 4 : Type <= lc_bf16 ? 8 : 16 };
+		UNROLL for (int r = 0; r < R; r++) a[0][r] = a[1][r] = 0.0f;
+		const char *row = slot(k) + lane * stride;
+		float f = Type >= lc_f8e4m3 && p.key_scale.data ? load_scalar(p.key_scale, load_const(&item->kv_head), 0) : 1.0f;
+		int units = p.head_dim / Per;
+		for (int u = 0; u < units; u++) {
+			uint4 raw[2] = {load_shared((const uint4 *)(row + 16 * u)), load_shared((const uint4 *)(row + 32 * stride + 16 * u))};
+			UNROLL for (int e = 0; e < Per / 4; e++) {
+				float4 x[2] = {four<Type>(raw[0], e), four<Type>(raw[1], e)};
+				if (Type >= lc_f8e4m3)
+					x[0] = scaled(x[0], f), x[1] = scaled(x[1], f);
+				UNROLL for (int r = 0; r < R; r++) {
+					float4 y = load_shared((const float4 *)(q + r * Row + u * Per + 4 * e));
+					UNROLL for (int h = 0; h < 2; h++) {
+						a[h][r] = fma_(x[h].x, y.x, a[h][r]);
+						a[h][r] = fma_(x[h].y, y.y, a[h][r]);
+						a[h][r] = fma_(x[h].z, y.z, a[h][r]);
+						a[h][r] = fma_(x[h].w, y.w, a[h][r]);
+					}
 				}
 			}
 		}
-		UNROLL for (int r = 0; r < each; r++) {
-			float t = 0.0f;
-			if (load_shared(words + (r0 + r) * chunk_tiles + n) >> j & 1) {
-				float scale = load_const((const float *)p.scales + load_const(&seq->query_start) + token(r0 + r));
-				t = score(p, a[r], scale, head(r0 + r), load_const(&seq->i0) + token(r0 + r), first + k, load_const(&seq->key_offset));
+	}
+
+	DEV_METHOD float scale(int r) const { return r < rows ? load_const((const float *)p.scales + load_const(&seq->query_start) + token(r)) : 0.0f; }
+
+	// finish makes scores of the products of tile n, and finds the maxima of those
+	// that are seen.
+	DEV_METHOD void finish(int n, float (&a)[2][R]) {
+		float *at = w + (n * lc_tile + lane) * R; // of the first key; that of the second is 32·R further
+		if (p.scores & ~lc_sink_logit) { // by way of shared memory, for the sake of registers
+			put(at, a);
+			for (int k = 0; k < 2 * rows; k++) {
+				int r = k / 2, h = k % 2;
+				float t = score(p, load_shared(at + 32 * h * R + r), scale(r), head(r), load_const(&seq->i0) + token(r), first + n * lc_tile + lane + 32 * h, load_const(&seq->key_offset));
+				store_shared(at + 32 * h * R + r, t);
 			}
-			store_shared(w + k * R + r0 + r, t);
+			UNROLL for (int r = 0; r < R; r++) a[0][r] = load_shared(at + r), a[1][r] = load_shared(at + 32 * R + r);
+		} else {
+			UNROLL for (int r = 0; r < R; r++) {
+				float f = scale(r);
+				a[0][r] = mul_(a[0][r], f), a[1][r] = mul_(a[1][r], f);
+			}
+			put(at, a);
 		}
+		UNROLL for (int r = 0; r < R; r++) {
+			uint64_t seen = load_shared(words + n * R + r);
+			float m = max_start();
+			m = seen >> lane & 1 ? max_(m, a[0][r]) : m;
+			m = seen >> (lane + 32) & 1 ? max_(m, a[1][r]) : m;
+			UNROLL for (int mask = 1; mask < 32; mask *= 2) m = max_(m, shuffle_xor(m, mask));
+			if (lane == r)
+				store_shared(top + n * R + r, m);
+		}
+	}
+
+	DEV_METHOD static void put(float *at, float (&a)[2][R]) {
+		UNROLL for (int h = 0; h < 2; h++)
+			UNROLL for (int k = 0; k < Fours; k++) store_shared((float4 *)(at + 32 * h * R) + k, float4{a[h][4 * k], a[h][4 * k + 1], a[h][4 * k + 2], a[h][4 * k + 3]});
 	}
 
 	// weigh makes weights of all scores of the chunk.
-	DEV_METHOD void weigh(int tiles) {
-		if (tid < R * chunk_tiles) {
-			int r = tid % R, n = tid / R;
-			uint64_t seen = n < tiles ? load_shared(words + r * chunk_tiles + n) : 0;
+	DEV_METHOD void weigh() {
+		if (lane < R) {
 			float m = max_start();
-			for (int j = 0; j < lc_tile; j++)
-				if (seen >> j & 1)
-					m = max_(m, load_shared(w + (n * lc_tile + j) * R + r));
-			store_shared(top + r * chunk_tiles + n, m);
-		}
-		sync();
-		if (tid < R) {
-			float m = max_start();
-			for (int n = 0; n < chunk_tiles; n++) {
-				float next = max_(m, load_shared(top + tid * chunk_tiles + n));
-				store_shared(factor + tid * chunk_tiles + n, exp2_exact(sub_(m, next)));
-				store_shared(top + tid * chunk_tiles + n, next);
+			for (int k = 0; k < tiles; k++) {
+				int at = tile(k) * R + lane;
+				float next = max_(m, load_shared(top + at));
+				store_shared(factor + at, exp2_exact(sub_(m, next)));
+				store_shared(top + at, next);
 				m = next;
 			}
 		}
-		sync();
-		for (int k = tid; k < tiles * lc_tile * R; k += decode_threads) {
-			int r = k % R, n = k / R / lc_tile, j = k / R % lc_tile;
-			float x = -0.0f;
-			if (load_shared(words + r * chunk_tiles + n) >> j & 1)
-				x = exp2_exact(sub_(load_shared(w + k), load_shared(top + r * chunk_tiles + n)));
-			store_shared(w + k, x);
-		}
-		sync();
-	}
-
-	// sum stores the maximum and the denominator of each row.
-	DEV_METHOD void sum(int tiles, float *part) {
-		int r = tid;
-		if (r >= rows)
-			return;
-		float l = 0.0f;
-		for (int n = 0; n < tiles; n++) {
-			l = mul_(l, load_shared(factor + r * chunk_tiles + n));
-			UNROLL_BY(8) for (int j = 0; j < lc_tile; j++) l = add_(l, load_shared(w + (n * lc_tile + j) * R + r));
-		}
-		float *m = part + p.part_rows * p.part_dim;
-		store_global(m + r, load_shared(top + r * chunk_tiles + chunk_tiles - 1));
-		store_global(m + p.part_rows + r, l);
-	}
-
-	// add adds the weighted values of tile n of the chunk, which lie in slot at.
-	DEV_METHOD void add(float (&o)[R], int n, int at) {
-		UNROLL for (int r = 0; r < R; r++) o[r] = mul_(o[r], load_shared(factor + r * chunk_tiles + n));
-		int have = keys - n * lc_tile < lc_tile ? keys - n * lc_tile : (int)lc_tile;
-		if (tid >= p.value_dim)
-			return;
-		float f = p.value_scale.data ? load_scalar(p.value_scale, load_const(&item->kv_head), 0) : 1.0f;
-		const char *row = slot(at);
-		UNROLL_BY(4) for (int j = 0; j < have; j++, row += stride) {
-			float v;
-			if (p.value.dtype == lc_f32)
-				v = load_shared((const float *)row + tid);
-			else if (p.value.dtype <= lc_bf16)
-				v = widen(p.value.dtype, load_shared((const uint16_t *)row + tid));
-			else
-				v = mul_(widen(p.value.dtype, load_shared((const uint8_t *)row + tid)), f);
-			bool finite = sub_(v, v) == 0.0f;
-			UNROLL for (int r = 0; r < R; r += 4) {
-				float4 x = load_shared((const float4 *)(w + (n * lc_tile + j) * R + r));
-				o[r] = weighted(v, x.x, o[r], finite);
-				o[r + 1] = weighted(v, x.y, o[r + 1], finite);
-				o[r + 2] = weighted(v, x.z, o[r + 2], finite);
-				o[r + 3] = weighted(v, x.w, o[r + 3], finite);
+		sync_warp(); // the maxima are there; and the words have been read, for the next chunk
+		for (int k = 0; k < 2 * tiles; k++) {
+			int n = tile(k / 2), j = lane + 32 * (k & 1);
+			float *at = w + (n * lc_tile + j) * R;
+			UNROLL for (int g = 0; g < Fours; g++) {
+				float4 x = load_shared((const float4 *)at + g), m = load_shared((const float4 *)(top + n * R) + g);
+				x = {exp2_exact(sub_(x.x, m.x)), exp2_exact(sub_(x.y, m.y)), exp2_exact(sub_(x.z, m.z)), exp2_exact(sub_(x.w, m.w))};
+				if (!(full >> n & 1)) {
+					const uint64_t *seen = words + n * R + 4 * g;
+					x.x = load_shared(seen) >> j & 1 ? x.x : -0.0f;
+					x.y = load_shared(seen + 1) >> j & 1 ? x.y : -0.0f;
+					x.z = load_shared(seen + 2) >> j & 1 ? x.z : -0.0f;
+					x.w = load_shared(seen + 3) >> j & 1 ? x.w : -0.0f;
+				}
+				store_shared((float4 *)at + g, x);
 			}
 		}
 	}
 
-	DEV_METHOD static float weighted(float v, float x, float o, bool finite) {
-		return finite || as_bits(x) != 0x80000000u ? fma_(v, x, o) : o;
+	// State is what a lane has of the rows.
+	struct State {
+		float l[R];
+		float4 o[R][Units];
+	};
+
+	DEV_METHOD void add(State &s, int k) {
+		switch (p.value.dtype) {
+		case lc_f32:
+			return add_of<lc_f32>(s, k);
+		case lc_f16:
+			return add_of<lc_f16>(s, k);
+		case lc_bf16:
+			return add_of<lc_bf16>(s, k);
+		case lc_f8e4m3:
+			return add_of<lc_f8e4m3>(s, k);
+		}
+		add_of<lc_f8e5m2>(s, k);
+	}
+
+	// add_of adds the weighted values that came k-th.
+	template <int Type> DEV_METHOD void add_of(State &s, int k) {
+		int n = tile(k - tiles), have = keys - n * lc_tile;
+		UNROLL for (int r = 0; r < R; r++) {
+			float f = load_shared(factor + n * R + r);
+			s.l[r] = mul_(s.l[r], f);
+			UNROLL for (int u = 0; u < Units; u++) s.o[r][u] = scaled(s.o[r][u], f);
+		}
+		if (full >> n & 1) // rows that there are not may have any state
+			add_keys<Type, false>(s, k, n, lc_tile);
+		else
+			add_keys<Type, true>(s, k, n, have < lc_tile ? have : (int)lc_tile);
+	}
+
+	template <int Type, bool Hidden> DEV_METHOD void add_keys(State &s, int k, int n, int have) {
+		enum { Bytes = Type == lc_f32 ? 4 : Type <= lc_bf16 ? 2 : 1 };
+		const char *row = slot(k) + 4 * lane * Bytes;
+		const float *x = w + n * lc_tile * R;
+		float f = Type >= lc_f8e4m3 && p.value_scale.data ? load_scalar(p.value_scale, load_const(&item->kv_head), 0) : 1.0f;
+		UNROLL_BY(4) for (int j = 0; j < have; j++, row += stride, x += R) {
+			float y[R];
+			UNROLL for (int g = 0; g < Fours; g++) {
+				float4 z = load_shared((const float4 *)x + g);
+				y[4 * g] = z.x, y[4 * g + 1] = z.y, y[4 * g + 2] = z.z, y[4 * g + 3] = z.w;
+			}
+			UNROLL for (int r = 0; r < R; r++) s.l[r] = add_(s.l[r], y[r]);
+			UNROLL for (int u = 0; u < Units; u++) {
+				float4 v = value<Type>(row + 128 * Bytes * u); // past the last feature, of no meaning
+				if (Type >= lc_f8e4m3)
+					v = scaled(v, f);
+				bool finite = !Hidden || finite4(v);
+				UNROLL for (int r = 0; r < R; r++)
+					if (finite || as_bits(y[r]) != 0x80000000u)
+						s.o[r][u] = {fma_(v.x, y[r], s.o[r][u].x), fma_(v.y, y[r], s.o[r][u].y), fma_(v.z, y[r], s.o[r][u].z), fma_(v.w, y[r], s.o[r][u].w)};
+			}
+		}
+	}
+
+	template <int Type> DEV_METHOD static float4 value(const char *at) {
+		if (Type == lc_f32)
+			return load_shared((const float4 *)at);
+		if (Type <= lc_bf16) {
+			uint2 u = load_shared((const uint2 *)at);
+			return widen4(Type, {u.x, u.y, 0, 0}, 0);
+		}
+		return widen4(Type, {load_shared((const uint32_t *)at), 0, 0, 0}, 0);
 	}
 
 	// chunk computes the state of chunk c and stores it as a part.
@@ -234,33 +347,43 @@ template <int R> struct Decode {
 		first = (int64_t)c * lc_chunk;
 		int64_t left = load_const(&seq->keys) - first;
 		keys = left < lc_chunk ? (int)left : (int)lc_chunk;
-		int tiles = (keys + lc_tile - 1) / lc_tile;
 		look();
-		sync(); // the places are there, and the chunk before is done
 		fetch(0);
-		fetch(1);
-		for (int n = 0; n < tiles; n++) {
-			copy_wait_but<1>();
-			sync(); // the tile is there, and the one before is read
-			fetch(n + 2);
-			scores(n);
+		for (int k = 0; k < tiles; k++) {
+			fetch_next(k);
+			scores(k);
 		}
-		sync();
-		weigh(tiles);
-		sum(tiles, part);
-		float o[R];
-		UNROLL for (int r = 0; r < R; r++) o[r] = 0.0f;
-		for (int n = 0; n < tiles; n++) {
-			copy_wait_but<1>();
-			sync();
-			fetch(tiles + n + 2);
-			add(o, n, tiles + n);
+		weigh();
+		State s;
+		UNROLL for (int r = 0; r < R; r++) {
+			s.l[r] = 0.0f;
+			UNROLL for (int u = 0; u < Units; u++) s.o[r][u] = zeros();
+		}
+		for (int k = tiles; k < 2 * tiles; k++) {
+			fetch_next(k);
+			add(s, k);
 		}
 		copy_wait();
-		if (tid < p.value_dim)
-			UNROLL for (int r = 0; r < R; r++)
-				if (r < rows)
-					store_global(part + r * p.part_dim + tid, o[r]);
+		UNROLL for (int r = 0; r < R; r++) {
+			if (r >= rows)
+				continue;
+			UNROLL for (int u = 0; u < Units; u++)
+				if (128 * u + 4 * lane < p.value_dim)
+					store_global((float4 *)(part + r * p.part_dim + 128 * u) + lane, s.o[r][u]);
+			if (lane == r) {
+				float *m = part + p.part_rows * p.part_dim;
+				store_global(m + r, tiles > 0 ? load_shared(top + tile(tiles - 1) * R + r) : max_start());
+				store_global(m + p.part_rows + r, s.l[r]);
+			}
+		}
+	}
+
+	// fetch_next waits for what comes k-th and asks for the next, which takes the
+	// place of what came before.
+	DEV_METHOD void fetch_next(int k) {
+		copy_wait();
+		sync_warp(); // all of it is there, and what came before is read
+		fetch(k + 1);
 	}
 
 	DEV_METHOD void run(const lc_item *it) {
@@ -275,8 +398,8 @@ template <int R> struct Decode {
 	}
 };
 
-template <int R> DEV void decode(const lc_attention_params &p) {
-	Decode<R> a(p);
+template <int R, int Dim> DEV void decode(const lc_attention_params &p) {
+	Decode<R, Dim> a(p);
 	int items = load_const(&((const lc_counts *)p.counts)->items);
 	for (int k = block_index(); k < items; k += grid_size())
 		a.run((const lc_item *)p.items + k);

@@ -1,5 +1,7 @@
 // The states of the chunks of a row, merged in order: rules 6 to 8 of package
-// kernel. A block of 128 threads has one row, a thread features d, d+128, ….
+// kernel. A block of 128 threads has one row, a thread features d, d+128, …, and
+// finds the factors of one part of 128. A decode of 10⁶ keys has 2048 parts, in a
+// chain of a product and a sum each; what it need not wait for comes before.
 #pragma once
 
 #include "exact.cuh"
@@ -7,8 +9,63 @@
 
 enum { merge_threads = 128 };
 
+// Merge is what a block of merge_parts shares: of up to 128 parts of its row.
+struct Merge {
+	float *top;   // [2][merge_threads] maxima
+	float *a, *b; // [merge_threads] factors of what comes before, and of the part
+	float *l;     // [merge_threads]
+	float m, sum; // of the parts so far
+};
+
+DEV Merge start_merge() {
+	float *top = (float *)shared_memory();
+	float *a = top + 2 * merge_threads;
+	return {top, a, a + merge_threads, a + 2 * merge_threads, max_start(), 0.0f};
+}
+
+// weigh_parts finds the factors of n parts, of which x and l are the maximum and
+// the denominator of this thread's. A maximum is the same in whatever order it is
+// found, so the chain of them is not waited for.
+DEV void weigh_parts(Merge &s, int n, float x, float l) {
+	int tid = thread_index();
+	float own = x;
+	if (tid == 0)
+		x = max_(s.m, x);
+	for (int k = 1, side = 0; k < merge_threads; k *= 2, side ^= merge_threads) {
+		store_shared(s.top + side + tid, x);
+		sync();
+		if (tid >= k)
+			x = max_(load_shared(s.top + side + tid - k), x);
+	}
+	sync();
+	store_shared(s.top + tid, x);
+	sync();
+	Factors f = merge_factors(tid == 0 ? s.m : load_shared(s.top + tid - 1), own);
+	store_shared(s.a + tid, f.a);
+	store_shared(s.b + tid, f.b);
+	store_shared(s.l + tid, l);
+	s.m = load_shared(s.top + n - 1);
+	sync();
+	for (int k = 0; k < n; k++)
+		s.sum = fma_(load_shared(s.l + k), load_shared(s.b + k), mul_(s.sum, load_shared(s.a + k)));
+}
+
+// add_parts merges n outputs, stride apart, with those before. So many are loaded
+// before the first is waited for.
+DEV float add_parts(const Merge &s, float o, const float *part, int64_t stride, int n) {
+	const int run = 16;
+	for (int k = 0; k < n; k += run) {
+		float x[run];
+		UNROLL for (int c = 0; c < run; c++) x[c] = k + c < n ? load_const(part + (k + c) * stride) : 0.0f;
+		UNROLL for (int c = 0; c < run; c++)
+			if (k + c < n)
+				o = fma_(x[c], load_shared(s.b + k + c), mul_(o, load_shared(s.a + k + c)));
+	}
+	return o;
+}
+
 DEV void merge_parts(const lc_attention_params &p) {
-	const int each = lc_max_dim / merge_threads;
+	const int each = (lc_max_dim + merge_threads - 1) / merge_threads;
 	int r = block_index() % p.part_rows, tid = thread_index();
 	if (block_index() / p.part_rows >= load_const(&((const lc_counts *)p.counts)->merges))
 		return;
@@ -17,19 +74,21 @@ DEV void merge_parts(const lc_attention_params &p) {
 		return;
 	int64_t stride = (int64_t)p.part_rows * (p.part_dim + 2);
 	const float *part = (const float *)p.parts + item.part * stride;
-	float m = max_start(), l = 0.0f, o[each];
+	Merge s = start_merge();
+	float o[each];
 	UNROLL for (int k = 0; k < each; k++) o[k] = 0.0f;
-	for (int c = item.chunk0; c < item.chunk1; c++, part += stride) {
-		const float *ml = part + p.part_rows * p.part_dim + r;
-		Factors f = merge_factors(m, load_const(ml));
-		m = f.top;
-		l = fma_(load_const(ml + p.part_rows), f.b, mul_(l, f.a));
+	for (int left = item.chunk1 - item.chunk0; left > 0; left -= merge_threads, part += merge_threads * stride) {
+		int n = left < merge_threads ? left : (int)merge_threads;
+		const float *ml = part + tid * stride + p.part_rows * p.part_dim + r;
+		sync(); // the factors before are read
+		weigh_parts(s, n, tid < n ? load_const(ml) : max_start(), tid < n ? load_const(ml + p.part_rows) : 0.0f);
 		UNROLL for (int k = 0; k < each; k++) {
 			int d = tid + merge_threads * k;
 			if (d < p.value_dim)
-				o[k] = fma_(load_const(part + r * p.part_dim + d), f.b, mul_(o[k], f.a));
+				o[k] = add_parts(s, o[k], part + r * p.part_dim + d, stride, n);
 		}
 	}
+	float m = s.m, l = s.sum;
 	int head = item.head + r % item.heads;
 	if (p.scores & lc_sink_logit) {
 		Factors f = merge_factors(m, mul_(load_scalar(p.sink_logit, head, 0), log2_e()));

@@ -13,7 +13,7 @@
 #define LC_ANYWHERE
 #endif
 
-enum { lc_tile = 64, lc_chunk = 512, lc_max_terms = 8, lc_max_dim = 512 };
+enum { lc_tile = 64, lc_chunk = 512, lc_max_terms = 8, lc_max_dim = 576 };
 
 // Element types: the values of tensor.DType.
 enum { lc_f32 = 1, lc_f16, lc_bf16, lc_f8e4m3, lc_f8e5m2, lc_u8 };
@@ -241,14 +241,17 @@ static inline LC_ANYWHERE int32_t lc_attention_shared(int32_t rows, int32_t keys
 	return 4 * floats + 8 * (2 * lc_tile + rows + 2 * terms * rows);
 }
 
-// lc_decode_stride is the distance of rows of up to 128 elements of so many
+// lc_decode_stride is the distance of rows of up to dim elements of so many
 // bytes in the ring of a decode kernel: an odd number of units of 16 bytes.
 // lc_decode_shared is the bytes of its shared memory.
-static inline LC_ANYWHERE int32_t lc_decode_stride(int32_t bytes) { return 128 * bytes + 16; }
-static inline LC_ANYWHERE int32_t lc_decode_shared(int32_t rows, int32_t bytes) {
+static inline LC_ANYWHERE int32_t lc_decode_stride(int32_t dim, int32_t bytes) { return dim * bytes + 16; }
+static inline LC_ANYWHERE int32_t lc_decode_shared(int32_t rows, int32_t dim, int32_t bytes) {
 	int32_t tiles = lc_chunk / lc_tile;
-	return 4 * rows * (128 + 4 + lc_chunk + 2 * tiles) + 8 * (lc_chunk + rows * tiles) + 3 * lc_tile * lc_decode_stride(bytes);
+	return 4 * rows * (dim + 4 + lc_chunk + 2 * tiles) + 8 * (lc_chunk + rows * tiles) + 2 * lc_tile * lc_decode_stride(dim, bytes);
 }
+
+// lc_merge_shared is the bytes of shared memory of attention_merge.
+static inline LC_ANYWHERE int32_t lc_merge_shared(void) { return 4 * 5 * 128; }
 
 // lc_total_floats is the size of the state that a block of an attention kernel
 // keeps in the workspace: outputs, and for each thread the maxima of its rows.

@@ -32,6 +32,7 @@ var table = sync.OnceValue(func() []Case {
 	t.statsIdentities()
 	t.operations()
 	t.pageOperations()
+	t.gathers(kernel.Exact)
 	t.topK(kernel.Exact)
 	t.swaps(kernel.Exact)
 	t.errors()
@@ -40,7 +41,7 @@ var table = sync.OnceValue(func() []Case {
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "topk", "swap", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "swap", "errors"}
 
 type builder struct{ cases []Case }
 

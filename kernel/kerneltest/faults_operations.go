@@ -18,6 +18,7 @@ type operands struct {
 	pageBounds kernel.PageBoundsArgs
 	pageScores kernel.PageScoresArgs
 	topK       kernel.TopKArgs
+	gather     kernel.GatherArgs
 }
 
 func newOperands(m *memory) (*operands, error) {
@@ -30,6 +31,7 @@ func newOperands(m *memory) (*operands, error) {
 	o.pageBounds.Pages, o.pageBounds.Rows = []int32{3, 1}, []int32{2, 2}
 	o.pageScores = kernel.PageScoresArgs{QueryStart: []int32{0, 2, 3}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}, Scale: 1}
 	o.topK = kernel.TopKArgs{Counts: []int32{7, 0, 3}, K: 2, Out: make([]int32, 12)}
+	o.gather = kernel.GatherArgs{Dst: []int32{7, 0}, Start: []int32{0, 1, 3}, Src: []int32{1, 2, 3}, Weights: []float32{1, 0.5, 2}}
 	o.rotate = kernel.RotateArgs{Rows: []int32{0, -1, 3}, Table: table, Dim: 4}
 	for _, v := range []struct {
 		view   *tensor.View
@@ -48,6 +50,7 @@ func newOperands(m *memory) (*operands, error) {
 		{&o.pageBounds.Key, false, []int64{4, 2, 2, 4}}, {&o.pageBounds.Min, true, []int64{4, 2, 4}}, {&o.pageBounds.Max, true, []int64{4, 2, 4}},
 		{&o.pageScores.Query, false, []int64{3, 4, 4}}, {&o.pageScores.Min, false, []int64{4, 2, 4}}, {&o.pageScores.Max, false, []int64{4, 2, 4}},
 		{&o.pageScores.Out, true, []int64{3, 4, 2}}, {&o.topK.Scores, false, []int64{3, 2, 7}},
+		{&o.gather.Cache, true, []int64{4, 2, 2, 4}},
 	} {
 		dtype := tensor.F32
 		switch v.view {
@@ -85,6 +88,9 @@ var calls = []struct {
 	}},
 	{"copy", func(b kernel.Backend, o *operands) error { return b.CopyPages(&o.copy) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.copy.Cache}
+	}},
+	{"gather", func(b kernel.Backend, o *operands) error { return b.GatherRows(&o.gather) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.gather.Cache}
 	}},
 	{"rotate", func(b kernel.Backend, o *operands) error { return b.Rotate(&o.rotate) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.rotate.X}
@@ -182,6 +188,7 @@ var operandFaults = map[string][]operandFault{
 	"pagebounds": boundsFaults,
 	"pagescores": scoresFaults,
 	"topk":       topKFaults,
+	"gather":     gatherFaults,
 }
 
 func (t *builder) operationErrors() {

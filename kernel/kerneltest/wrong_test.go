@@ -28,6 +28,7 @@ type wrong struct {
 	appendKV func(*kernel.AppendArgs)
 	copied   func(*kernel.CopyArgs)
 	encoded  func(*kernel.EncodeArgs)
+	gather   func(*kernel.GatherArgs)
 	rotate   func(*kernel.RotateArgs)
 	merged   func(*kernel.MergeArgs)
 	stats    func(*kernel.ColumnStatsArgs)
@@ -82,6 +83,14 @@ func (w *wrong) EncodePages(a *kernel.EncodeArgs) error {
 		w.encoded(a)
 	}
 	return w.hear(err)
+}
+
+func (w *wrong) GatherRows(a *kernel.GatherArgs) error {
+	b := *a
+	if w.gather != nil {
+		w.gather(&b)
+	}
+	return w.hear(w.Backend.GatherRows(&b))
 }
 
 func (w *wrong) Rotate(a *kernel.RotateArgs) error {
@@ -373,6 +382,12 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 				a.Encoded[i] = true
 			}
 		}}, []catch{{"encode/int4/layout=1", exact}, {"encode/int8/bf16", exact}}, "refused"},
+		{"weights of gathered rows ignored", wrong{gather: func(a *kernel.GatherArgs) { a.Weights = nil }},
+			[]catch{{"gather/f32/layout=0", exact}, {"gather/f8e5m2/layout=1", exact}, {"gather/dim=600", exact}}, "Cache"},
+		{"two sources of a gathered row exchanged", wrong{gather: func(a *kernel.GatherArgs) {
+			a.Src = append([]int32(nil), a.Src...)
+			a.Src[0], a.Src[1] = a.Src[1], a.Src[0]
+		}}, []catch{{"gather/many", exact}, {"gather/bf16/layout=2", exact}}, "Cache"},
 		{"layouts confused", wrong{rotate: func(a *kernel.RotateArgs) { a.Layout = 1 - a.Layout }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "X"},
 		{"inverse ignored", wrong{rotate: func(a *kernel.RotateArgs) { a.Inverse = false }}, []catch{{"rotate/bf16/interleaved/dim=32/inverse=true", fast}, {"rotate/there-and-back", exact}}, "X"},
 		{"rotation on the tail", wrong{rotate: func(a *kernel.RotateArgs) { flip(&a.X) }}, []catch{{"rotate/f32/half-split/dim=10/inverse=false", fast}}, "not rotated"},
@@ -443,7 +458,7 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 		}}, []catch{{"topk/n=300/k=17/kind=2/counts=false", exact}}, "indices"},
 		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/topk/views", fast}, {"errors/topk/k-0", exact}, {"errors/columnstats/power-3", exact}, {"errors/pagebounds/rows-too-many", exact}, {"errors/pagescores/views", fast},
 			{"errors/run/contiguous/Query", exact}, {"errors/append/slot-too-large", exact}, {"errors/copy/views", fast},
-			{"errors/encode/views", fast}, {"errors/encode/target-twice", exact}, {"errors/run/coded/CodedKey.Scale", exact}, {"errors/append/scale-of-f32", exact},
+			{"errors/gather/views", fast}, {"errors/gather/target-is-source", exact}, {"errors/encode/views", fast}, {"errors/encode/target-twice", exact}, {"errors/run/coded/CodedKey.Scale", exact}, {"errors/append/scale-of-f32", exact},
 			{"errors/rotate/row-too-large", exact}, {"errors/merge/views", exact}, {"errors/order", exact}}, ""},
 		{"Out written before the check", wrong{before: func(a *kernel.Args) {
 			if a.Out.Buf != nil && len(a.Out.F32s()) > 0 {

@@ -50,13 +50,13 @@ func (e *TooLongError) Error() string {
 }
 
 // fits is a *TooLongError if a run at so many FLOP a second and thread takes
-// longer than max. A peer cannot be asked what it takes, nor stopped.
-func fits(c Case, rate float64, max time.Duration) error {
-	seconds := c.FLOP() / (rate * float64(c.Threads))
-	if seconds <= max.Seconds() {
+// longer than most. A peer cannot be asked what it takes, nor stopped.
+func fits(c Case, rate float64, most time.Duration) error {
+	seconds := c.FLOP() / (rate * float64(max(c.Threads, 1)))
+	if seconds <= most.Seconds() {
 		return nil
 	}
-	return &TooLongError{time.Duration(min(seconds, 1e9) * 1e9), max}
+	return &TooLongError{time.Duration(min(seconds, 1e9) * 1e9), most}
 }
 
 // ours is the library's kernel with a set of leaf loops under a policy. What
@@ -72,8 +72,14 @@ func (r *Runner) ours(p *problem, variant string, policy kernel.Policy) *Contend
 // prepare runs the case once, over layer 0, and checks the result: a kernel
 // that computes something else has no speed.
 func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel.Policy) error {
-	b := r.backend(p.Threads)
-	if err := cpu.UseVariant(variant); err != nil {
+	use := func() error {
+		if p.device != nil {
+			return nil
+		}
+		return cpu.UseVariant(variant) // the contender before used another
+	}
+	b := r.computes(p.Threads)
+	if err := use(); err != nil {
 		return err
 	}
 	estimate, err := p.estimate(b, policy)
@@ -91,10 +97,12 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 		return err
 	}
 	c.Close = func() { a.Close() }
-	if words := strings.Split(a.KernelName(), "/"); len(words) > 1 { // with a matrix unit, if it has one
+	if words := strings.Split(a.KernelName(), "/"); len(words) > 1 { // with a matrix unit, if it has one; a device's kernel
 		c.Variant = words[1] + "/" + policy.String()
 	}
-	p.clear()
+	if err := p.clear(); err != nil {
+		return err
+	}
 	run := p.runner(a)
 	if p.Kind == Backward { // of what Run computes
 		if err := p.forward(a)(); err != nil {
@@ -108,7 +116,7 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 		return err
 	}
 	c.Time = func(ctx context.Context, n int) (float64, error) {
-		if err := cpu.UseVariant(variant); err != nil { // the contender before used another
+		if err := use(); err != nil {
 			return 0, err
 		}
 		start := time.Now()
@@ -119,6 +127,9 @@ func (r *Runner) prepare(c *Contender, p *problem, variant string, policy kernel
 			if err := run(); err != nil {
 				return 0, err
 			}
+		}
+		if err := p.wait(); err != nil {
+			return 0, err
 		}
 		return time.Since(start).Seconds() / float64(n), nil
 	}
@@ -173,6 +184,9 @@ func (p *problem) estimate(b kernel.Backend, policy kernel.Policy) (time.Duratio
 		if err := run(); err != nil {
 			return 0, err
 		}
+		if err := p.wait(); err != nil {
+			return 0, err
+		}
 		best = min(best, time.Since(start))
 	}
 	return time.Duration(float64(best) * p.FLOP() / short.FLOP()), nil
@@ -181,6 +195,9 @@ func (p *problem) estimate(b kernel.Backend, policy kernel.Policy) (time.Duratio
 // reference gives p the rows to check, those of the case before if it differs
 // in its threads only.
 func (r *Runner) reference(p *problem) error {
+	if p.host != nil {
+		p = p.host
+	}
 	if p.want != nil {
 		return nil
 	}

@@ -48,7 +48,7 @@ done
 
 func TestTorch(t *testing.T) {
 	path := program(t, torchFake)
-	torch, err := StartTorch(t.Context(), path, 1<<40, time.Hour)
+	torch, err := StartTorch(t.Context(), path, "cpu", 1<<40, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestTorch(t *testing.T) {
 		t.Errorf("math: %v", err)
 	}
 	log, err := os.ReadFile(filepath.Join(filepath.Dir(path), "log"))
-	want := `{"case":{"dtype":"float16","heads":32,"kv_heads":8,"head_dim":128,"length":32768,"queries":1,"causal":false,"layers":8,"threads":1}}
+	want := `{"case":{"device":"cpu","dtype":"float16","heads":32,"kv_heads":8,"head_dim":128,"length":32768,"queries":1,"causal":false,"layers":8,"threads":1}}
 {"backend":"flash","n":3}
 {"backend":"math","n":3}
 `
@@ -100,14 +100,14 @@ func TestTorchThatDoesNotWork(t *testing.T) {
 		"echo ModuleNotFoundError: No module named torch >&2; exit 1": "No module named torch",
 		"echo hello; read -r line":                                    `got "hello"`,
 	} {
-		if _, err := StartTorch(t.Context(), program(t, body), 1, time.Hour); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "-python") {
+		if _, err := StartTorch(t.Context(), program(t, body), "cpu", 1, time.Hour); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "-python") {
 			t.Errorf("%s: %v, want %q", body, err, want)
 		}
 	}
-	if _, err := StartTorch(t.Context(), filepath.Join(t.TempDir(), "none"), 1, time.Hour); err == nil || !strings.Contains(err.Error(), "-python") {
+	if _, err := StartTorch(t.Context(), filepath.Join(t.TempDir(), "none"), "cpu", 1, time.Hour); err == nil || !strings.Contains(err.Error(), "-python") {
 		t.Errorf("no such program: %v", err)
 	}
-	torch, err := StartTorch(t.Context(), program(t, "echo '{\"version\": \"9\"}'; read -r line; echo killed >&2"), 1<<40, time.Hour)
+	torch, err := StartTorch(t.Context(), program(t, "echo '{\"version\": \"9\"}'; read -r line; echo killed >&2"), "cpu", 1<<40, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestTorchThatDoesNotWork(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if _, err := StartTorch(ctx, program(t, "exec sleep 100"), 1, time.Hour); !errors.Is(err, context.Canceled) {
+	if _, err := StartTorch(ctx, program(t, "exec sleep 100"), "cpu", 1, time.Hour); !errors.Is(err, context.Canceled) {
 		t.Errorf("it does not answer: %v", err)
 	}
 }

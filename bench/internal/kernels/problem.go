@@ -21,6 +21,9 @@ type problem struct {
 	id           kvcache.ID
 	grad         gradients // backward
 	want         []row
+
+	device Device   // nil: all is in the host's memory
+	host   *problem // with device: the same in the host's
 }
 
 // gradients are the tensors that backward has besides.
@@ -95,6 +98,11 @@ func (p *problem) paged(b kernel.Backend) error {
 			return err
 		}
 	}
+	return p.place()
+}
+
+// place gives the sequence pages in random order.
+func (p *problem) place() error {
 	pages := (p.Length + p.PageSize - 1) / p.PageSize
 	ids := make([]kvcache.ID, pages)
 	for i := range ids {
@@ -377,6 +385,12 @@ func widen(dst []float32, v *tensor.View, first int64) {
 // check compares the rows of out with the reference and returns the relative
 // L2 error. It is an error if that is more than the policy can explain.
 func (p *problem) check(policy kernel.Policy) (float64, error) {
+	if p.host != nil {
+		if err := p.fetch(); err != nil {
+			return math.NaN(), err
+		}
+		return p.host.check(policy)
+	}
 	got, wrong, size := make([]float32, p.HeadDim), 0.0, 0.0
 	result := &p.out
 	if p.Kind == Backward {
@@ -444,9 +458,21 @@ func (p *problem) tolerance(policy kernel.Policy) float64 {
 }
 
 // clear spoils the output, so that what a kernel leaves out is seen.
-func (p *problem) clear() {
+func (p *problem) clear() error {
+	if p.host != nil {
+		p.host.clear()
+		for i, v := range p.results() {
+			if v.IsZero() {
+				continue
+			}
+			if err := p.device.CopyIn(v.Buf, p.host.results()[i].Bytes()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	nan := []byte{0, 0, 0xc0, 0x7f}[4-p.out.DType.Size():] // its upper half is one of BF16
-	for _, v := range []*tensor.View{&p.out, &p.grad.query, &p.grad.key, &p.grad.value} {
+	for _, v := range p.results() {
 		if v.IsZero() {
 			continue
 		}
@@ -454,4 +480,5 @@ func (p *problem) clear() {
 			out = out[copy(out, nan):]
 		}
 	}
+	return nil
 }

@@ -15,8 +15,8 @@ import (
 // Roof is what the machine can do at most with so many threads.
 type Roof struct {
 	Threads     int
-	FMA, Read   float64      // GFLOP/s, GB/s
-	Instruction roof.Variant // that reached them
+	FMA, Read   float64 // GFLOP/s, GB/s
+	Instruction string  // that reached them
 }
 
 // Roofs are those of the numbers of threads that a run has.
@@ -39,9 +39,18 @@ func MeasureRoofs(ctx context.Context, threads []int, bytes int64, d time.Durati
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, Roof{n, fma.Rate, read.Rate, best})
+		list = append(list, Roof{n, fma.Rate, read.Rate, best.String()})
 	}
 	return list, nil
+}
+
+// DeviceRoofs are those of a device, as of 0 threads.
+func DeviceRoofs(b Device, bytes int64, d time.Duration) (Roofs, error) {
+	x, err := b.MeasureRoof(bytes, d)
+	if err != nil {
+		return nil, err
+	}
+	return Roofs{{0, x.FMA / 1e9, x.Read / 1e9, "FP32"}}, nil
 }
 
 // Raise keeps the better of r and other, which has the same threads.
@@ -67,7 +76,7 @@ type Result struct {
 	Backend  string  `json:"backend"`
 	Variant  string  `json:"variant"` // leaf loops and policy; what a peer calls its way
 	Peer     string  `json:"peer"`    // "": this library
-	Threads  int     `json:"threads"`
+	Threads  int     `json:"threads"` // 0: of a device
 	GFLOPs   float64 `json:"gflops"`
 	GBps     float64 `json:"gbps"`
 	Roof     float64 `json:"roof"`     // that bounds the case: GFLOP/s, or GB/s where memory does
@@ -107,15 +116,18 @@ func Results(rows []Row, roofs Roofs) []Result {
 // Print writes the roofs.
 func (r Roofs) Print(w io.Writer) {
 	for _, x := range r {
-		fmt.Fprintf(w, "%d %s: FMA %.1f GFLOP/s (%v), memory read %.1f GB/s\n", x.Threads, plural(x.Threads, "thread"), x.FMA, x.Instruction, x.Read)
+		fmt.Fprintf(w, "%s: FMA %.1f GFLOP/s (%s), memory read %.1f GB/s\n", x.of(), x.FMA, x.Instruction, x.Read)
 	}
 }
 
-func plural(n int, noun string) string {
-	if n == 1 {
-		return noun
+func (x Roof) of() string {
+	switch x.Threads {
+	case 0:
+		return "device"
+	case 1:
+		return "1 thread"
 	}
-	return noun + "s"
+	return fmt.Sprintf("%d threads", x.Threads)
 }
 
 // Print writes the rows as a table, the contenders of a case together, with
@@ -127,6 +139,9 @@ func Print(w io.Writer, rows []Row, roofs Roofs) {
 	for i := range rows {
 		row := &rows[i]
 		name, threads := row.Case.String(), fmt.Sprint(row.Threads)
+		if row.Threads == 0 {
+			threads = "–"
+		}
 		if i > 0 && rows[i-1].Case == row.Case {
 			name, threads = "", ""
 		} else {

@@ -14,7 +14,8 @@ import (
 
 // Runner measures cases one after another. It serves one goroutine.
 type Runner struct {
-	Variants []string // of package cpu
+	Device   Device   // what computes; nil: package cpu
+	Variants []string // of package cpu; one for a Device
 	Policies []kernel.Policy
 	Peers    []Peer
 	Time     time.Duration // of measuring, for each contender of a case
@@ -87,13 +88,21 @@ func (r *Runner) backend(workers int) *cpu.Backend {
 func (r *Runner) Run(ctx context.Context, c Case) ([]Row, error) {
 	layers := c.layers(r.Memory)
 	if need := c.need(layers); need > r.Memory {
-		return []Row{{Case: c, Backend: "cpu", Note: fmt.Sprintf("it takes %.1f GiB of memory, above %.1f GiB", gib(need), gib(r.Memory))}}, nil
+		return []Row{{Case: c, Backend: r.Backend().Name(), Note: fmt.Sprintf("it takes %.1f GiB of memory, above %.1f GiB", gib(need), gib(r.Memory))}}, nil
 	}
 	p, err := newProblem(c, layers, r.arena, r.query, r.backend(c.Threads))
 	if err != nil {
 		return nil, err
 	}
 	var list []*Contender
+	if r.Device != nil {
+		twin, free, err := p.twin(r.Device)
+		if err != nil {
+			return []Row{{Case: c, Backend: r.Device.Name(), Note: err.Error()}}, nil
+		}
+		defer free()
+		p = twin
+	}
 	defer func() {
 		for _, c := range list {
 			if c.Close != nil {
@@ -120,7 +129,7 @@ func (r *Runner) Run(ctx context.Context, c Case) ([]Row, error) {
 	}
 	var rows []Row
 	for i, contender := range list {
-		rows = append(rows, Row{c, "cpu", contender.Variant, contender.Peer, medians[i], contender.Error, contender.Note})
+		rows = append(rows, Row{c, r.Backend().Name(), contender.Variant, contender.Peer, medians[i], contender.Error, contender.Note})
 	}
 	return rows, nil
 }
@@ -211,4 +220,12 @@ func median(s []float64) float64 {
 }
 
 // Backend is one of those that are measured.
-func (r *Runner) Backend() kernel.Backend { return r.backend(1) }
+func (r *Runner) Backend() kernel.Backend { return r.computes(1) }
+
+// computes is what computes with so many workers.
+func (r *Runner) computes(workers int) kernel.Backend {
+	if r.Device != nil {
+		return r.Device
+	}
+	return r.backend(workers)
+}

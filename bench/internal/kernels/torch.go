@@ -14,12 +14,13 @@ import (
 	"time"
 )
 
-// Torch is PyTorch's scaled_dot_product_attention on the CPU, in a Python
-// process that answers a line of JSON with a line of JSON. Queries have the
+// Torch is PyTorch's scaled_dot_product_attention on the CPU or on a CUDA device,
+// in a Python process that answers a line of JSON with a line of JSON. Queries have the
 // type of the keys, heads lie one after another, and the query heads of a group
 // are folded into one in decode: the layout that suits it best.
 type Torch struct {
 	Version string
+	device  string        // "cpu", "cuda"
 	memory  int64         // of tensors
 	max     time.Duration // of a run
 
@@ -33,6 +34,7 @@ type Torch struct {
 var torchScript string
 
 type torchCase struct {
+	Device   string `json:"device"`
 	DType    string `json:"dtype"`
 	Heads    int    `json:"heads"`
 	KVHeads  int    `json:"kv_heads"`
@@ -60,6 +62,9 @@ type torchAnswer struct {
 	broken error // the line was no answer
 }
 
+// torchWays are the ways of computing that a device has.
+var torchWays = map[string][]string{"cpu": {"flash", "math"}, "cuda": {"flash", "cudnn", "efficient", "math"}}
+
 // torchRate is about how many FLOP a second a thread does in prefill and in
 // decode; less, where a run must not take too long.
 var torchRate = map[string]map[Kind]float64{
@@ -67,11 +72,25 @@ var torchRate = map[string]map[Kind]float64{
 	"math":  {Prefill: 5e9, Decode: 0.2e9, Backward: 5e9},
 }
 
-// StartTorch starts the named Python, whose tensors may take memory bytes, and
-// a run of a case about max. The error says what Python said, for instance that
-// it has no torch.
-func StartTorch(ctx context.Context, python string, memory int64, max time.Duration) (*Torch, error) {
-	t := &Torch{memory: memory, max: max, answers: make(chan torchAnswer), stderr: &tail{}}
+// torchDevice is how many of those threads a device makes up for, at the least.
+const torchDevice = 100
+
+// rate is that of a way.
+func (t *Torch) rate(way string, k Kind) float64 {
+	if t.device == "cpu" {
+		return torchRate[way][k]
+	}
+	if way != "math" {
+		way = "flash"
+	}
+	return torchDevice * torchRate[way][k]
+}
+
+// StartTorch starts the named Python, whose tensors, on device "cpu" or "cuda",
+// may take memory bytes, and a run of a case about max. The error says what
+// Python said, for instance that it has no torch.
+func StartTorch(ctx context.Context, python, device string, memory int64, max time.Duration) (*Torch, error) {
+	t := &Torch{device: device, memory: memory, max: max, answers: make(chan torchAnswer), stderr: &tail{}}
 	t.process = exec.Command(python, "-c", torchScript)
 	t.process.Stderr = t.stderr
 	stdout, err := t.process.StdoutPipe()
@@ -143,12 +162,16 @@ func (t *Torch) ask(ctx context.Context, r torchRequest) (torchAnswer, error) {
 // sleep before the next contender is timed.
 const settle = 20 * time.Millisecond
 
-// Contenders are the flash and the math backend. A case that they refuse has a
+// Contenders are the backends that PyTorch has for the device. A case that they refuse has a
 // Note.
 func (t *Torch) Contenders(ctx context.Context, c Case, layers int) ([]*Contender, error) {
 	name := "pytorch " + t.Version
 	none := func(err error) []*Contender {
-		return []*Contender{without(name, "flash", err), without(name, "math", err)}
+		var list []*Contender
+		for _, way := range torchWays[t.device] {
+			list = append(list, without(name, way, err))
+		}
+		return list
 	}
 	if c.KV.Torch == "" {
 		return none(fmt.Errorf("no counterpart: no attention over %v", c.KV)), nil
@@ -158,7 +181,7 @@ func (t *Torch) Contenders(ctx context.Context, c Case, layers int) ([]*Contende
 		return none(fmt.Errorf("it takes %.1f GiB of memory, above %.1f GiB", gib(need), gib(t.memory))), nil
 	}
 	_, err := t.ask(ctx, torchRequest{Case: &torchCase{
-		c.KV.Torch, c.Heads, c.KVHeads, c.HeadDim, c.Length, c.Queries(), c.Causal && c.Kind != Decode, layers, c.Threads, c.Kind == Backward,
+		t.device, c.KV.Torch, c.Heads, c.KVHeads, c.HeadDim, c.Length, c.Queries(), c.Causal && c.Kind != Decode, layers, c.Threads, c.Kind == Backward,
 	}})
 	if ctx.Err() != nil || errors.Is(err, errTorchEnded) {
 		return nil, errors.Join(ctx.Err(), err)
@@ -166,13 +189,13 @@ func (t *Torch) Contenders(ctx context.Context, c Case, layers int) ([]*Contende
 		return none(err), nil
 	}
 	var list []*Contender
-	for _, backend := range []string{"flash", "math"} {
+	for _, backend := range torchWays[t.device] {
 		// math writes the scores down, and their exponentials
 		if scores := 3 * 4 * int64(c.Heads) * int64(c.Queries()) * int64(c.Length); backend == "math" && need+scores > t.memory {
 			list = append(list, without(name, backend, fmt.Errorf("it takes %.1f GiB of memory, above %.1f GiB", gib(need+scores), gib(t.memory))))
 			continue
 		}
-		if err := fits(c, torchRate[backend][c.Kind], t.max); err != nil {
+		if err := fits(c, t.rate(backend, c.Kind), t.max); err != nil {
 			list = append(list, without(name, backend, err))
 			continue
 		}

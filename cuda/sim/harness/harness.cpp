@@ -15,7 +15,7 @@
 
 KERNEL(attention_64_64, lc_attention_params, attention_threads, 2, (attention<64, 64, 64>(p)))
 KERNEL(attention_16_512, lc_attention_params, attention_threads, 2, (attention<16, 32, 512>(p)))
-KERNEL(decode_4, lc_attention_params, decode_threads, 2, (decode<4>(p)))
+KERNEL(decode_4_128, lc_attention_params, decode_threads, 4, (decode<4, 128>(p)))
 KERNEL(attention_merge, lc_attention_params, merge_threads, 1, (merge_parts(p)))
 
 namespace {
@@ -39,7 +39,7 @@ const Problem problems[] = {
 	{"chunks", "attention_64_64", 64, 64, 70, 1200, 1, 1, 8, 12, 0, true, true, false, false, false},
 	{"split", "attention_64_64", 64, 64, 2, 1600, 2, 1, 16, 8, 32, true, true, true, false, true},
 	{"late", "attention_64_64", 64, 64, 20, 700, 2, 2, 32, 64, 0, true, false, false, true, true},
-	{"decode", "decode_4", 16, 128, 2, 700, 2, 1, 32, 64, 16, true, true, true, true, true},
+	{"decode", "decode_4_128", 16, 128, 2, 700, 2, 1, 32, 64, 16, true, true, true, true, true},
 	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false, false},
 };
 
@@ -144,11 +144,12 @@ int run(const Problem &q) {
 	p.scores = q.sink ? lc_sink_logit : 0;
 	int keys = q.rows == 16 ? 32 : 64;
 	int shared = lc_attention_shared(q.rows, keys, q.dim, 1) + raw;
+	unsigned threads = attention_threads;
 	if (q.dim == 128)
-		shared = lc_decode_shared(4, 2);
-	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {attention_threads, 1, 1}, shared, &p);
+		shared = lc_decode_shared(4, 128, 2), threads = decode_threads;
+	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {threads, 1, 1}, shared, &p);
 	if (!code && parts)
-		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, 0, &p);
+		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, lc_merge_shared(), &p);
 	if (code) {
 		printf("%s: error %d: %s\n", q.name, code, sim_error());
 		return 2;
