@@ -6,9 +6,10 @@ import "math"
 // tokens, in one call or several, whatever others take meanwhile: a scheduler
 // admits a request with it. It replaces what the sequence had reserved; 0
 // tokens give that back, as Free does and SwapSpace.SwapOut. A page that the
-// sequence takes comes out of its reservation first. What Truncate and Drop give
-// back is not added to it, and a Fork afterwards can make one more page
-// necessary: the copy of a last page that was not shared.
+// sequence takes comes out of its reservation first; Apply and Rewrite copy to
+// pages that nobody has reserved. What Truncate, Drop and Apply give back is not
+// added to it, and a Fork afterwards can make one more page necessary: the copy
+// of a last page that was not shared.
 //
 // Where the free pages that are not reserved do not suffice, the error is an
 // *OutOfPagesError; other errors are *UnknownSequenceError, *TooLongError and,

@@ -410,4 +410,60 @@ func TestReserveCopy(t *testing.T) {
 	}
 }
 
+// TestReserveCopies: what Apply and Rewrite copy to is not what others reserved.
+func TestReserveCopies(t *testing.T) {
+	m := fixed(t, small()) // 6 pages of 4
+	a := m.start(8)
+	m.branch(a)
+	other := m.cache.NewSequence()
+	m.ok("Reserve", m.cache.Reserve(other, 16))
+	var full *kvcache.OutOfPagesError
+	if err := m.cache.Apply([]kvcache.ID{a}, []kvcache.Plan{{Keep: []int32{1, 2, 3, 4}}}); !errors.As(err, &full) || full.Free != 0 {
+		t.Errorf("Apply: %v", err)
+	}
+	if _, err := m.cache.Rewrite(a, []int32{2}, nil); !errors.As(err, &full) || full.Free != 0 {
+		t.Errorf("Rewrite: %v", err)
+	}
+	m.ok("Reserve", m.cache.Reserve(other, 12))
+	if _, err := m.cache.Rewrite(a, []int32{2}, nil); err != nil {
+		t.Error(err)
+	}
+	m.ok("Rewrite", m.cache.CheckIntegrity())
+}
+
+// TestSwapHeld: a sequence whose pages an index holds is swapped out; the pages
+// stay for the index, and what comes back is the sequence's own.
+func TestSwapHeld(t *testing.T) {
+	ctx := context.Background()
+	m := swapping(t, small(), 6)
+	id := m.start(9)
+	held, err := m.cache.Hold(id, 0, 8, nil)
+	m.ok("Hold", err)
+	m.ok("SwapOut", m.space.SwapOut(ctx, id))
+	if s := m.cache.Stats(); s.Cached != 2 || s.Used != 0 || s.Free != 4 {
+		t.Errorf("%+v", s)
+	}
+	m.ok("SwapOut", m.cache.CheckIntegrity())
+	m.ok("Restore", m.space.Restore(ctx, id))
+	m.ok("Restore", m.cache.CheckIntegrity())
+	// the index lets its pages go to a store: a sequence of them is exported
+	index, err := m.cache.Start(held, nil)
+	m.ok("Start", err)
+	for k := range held {
+		x, err := m.space.Export(ctx, index, k, keyOf("a", k), nil)
+		m.ok("Export", err)
+		y, err := m.space.Export(ctx, id, k, keyOf("a", k), nil)
+		m.ok("Export", err)
+		if !bytes.Equal(x, y) {
+			t.Errorf("page %d of the index is not that of the sequence", k)
+		}
+	}
+	m.ok("Free", m.cache.Free(index))
+	m.ok("Release", m.cache.Release(held...))
+	m.check("Release")
+	if s := m.cache.Stats(); s.Used != 3 || s.Cached != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 var _ kernel.Swapper = (*cpu.Backend)(nil)

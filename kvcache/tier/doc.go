@@ -8,6 +8,9 @@
 //	blob, err = manager.Get(ctx, key, nil) // from the first level that has it
 //	err = space.Import(ctx, sequence, blob)
 //
+// Pages that an index holds go the same way: kvcache.Cache.Start makes a sequence
+// of them, and Hold takes those of one that was imported.
+//
 // A Store keeps pages by key: Host in memory, Disk in files, and packages
 // tier/redis and tier/s3, modules of their own, on servers. A Manager chains
 // them. tiertest holds what every Store must do.
