@@ -190,13 +190,27 @@ func (m *swapMachine) count(id kvcache.ID) (plain, coded int) {
 	return plain, coded
 }
 
+// some are up to three of a list, once each.
+func (m *swapMachine) some(list []kvcache.ID) (ids []kvcache.ID) {
+	for range 1 + m.in.below(3) {
+		if id := list[m.in.below(len(list))]; !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 func (m *swapMachine) swapOut() string {
-	id, s := m.pick()
-	what := fmt.Sprintf("SwapOut(%d)", id)
-	plain, coded := m.count(id)
+	ids := m.some(m.live)
+	what := fmt.Sprintf("SwapOut(%v)", ids)
+	plain, coded := 0, 0
+	for _, id := range ids {
+		p, q := m.count(id)
+		plain, coded = plain+p, coded+q
+	}
 	room, before := m.space.Stats(), m.snapshot()
 	ctx, want := m.fault()
-	err := m.space.SwapOut(ctx, id)
+	err := m.space.SwapOut(ctx, ids...)
 	var full *kvcache.OutOfSwapError
 	if plain > room.Free || coded > room.CodedFree {
 		if !errors.As(err, &full) || full.Coded != (plain <= room.Free) {
@@ -209,17 +223,20 @@ func (m *swapMachine) swapOut() string {
 	if m.failed(what, err, want, before) {
 		return what
 	}
-	var unknown *kvcache.UnknownSequenceError
-	if _, err := m.cache.Len(id); !errors.As(err, &unknown) {
-		m.t.Fatalf("%s: the cache still knows it: %v", what, err)
+	for _, id := range ids {
+		s := m.oracle[id]
+		var unknown *kvcache.UnknownSequenceError
+		if _, err := m.cache.Len(id); !errors.As(err, &unknown) {
+			m.t.Fatalf("%s: the cache still knows %d: %v", what, id, err)
+		}
+		if n, p, q, err := m.space.Len(id); err != nil || n != len(s.tokens) || p+q != (n+m.config.PageSize-1)/m.config.PageSize {
+			m.t.Fatalf("%s: Len %d, %d, %d, %v", what, n, p, q, err)
+		}
+		delete(m.oracle, id)
+		m.live = slices.DeleteFunc(m.live, func(x kvcache.ID) bool { return x == id })
+		m.away[id], m.out = s, append(m.out, id)
+		m.swaps++
 	}
-	if n, p, q, err := m.space.Len(id); err != nil || n != len(s.tokens) || p != plain || q != coded {
-		m.t.Fatalf("%s: Len %d, %d, %d, %v", what, n, p, q, err)
-	}
-	delete(m.oracle, id)
-	m.live = slices.DeleteFunc(m.live, func(x kvcache.ID) bool { return x == id })
-	m.away[id], m.out = s, append(m.out, id)
-	m.swaps++
 	return what
 }
 
@@ -234,12 +251,17 @@ func (m *swapMachine) bringBack() string {
 		m.out = slices.Delete(m.out, at, at+1)
 		return "Discard"
 	}
-	what := fmt.Sprintf("Restore(%d)", id)
-	_, plain, coded, err := m.space.Len(id)
-	m.ok("Len", err)
+	ids := m.some(m.out)
+	what := fmt.Sprintf("Restore(%v)", ids)
+	plain, coded := 0, 0
+	for _, id := range ids {
+		_, p, q, err := m.space.Len(id)
+		m.ok("Len", err)
+		plain, coded = plain+p, coded+q
+	}
 	before := m.snapshot()
 	ctx, want := m.fault()
-	err = m.space.Restore(ctx, id)
+	err := m.space.Restore(ctx, ids...)
 	var full *kvcache.OutOfPagesError
 	if plain > before.stats.Free || coded > before.stats.CodedFree {
 		if !errors.As(err, &full) || full.Coded != (plain <= before.stats.Free) {
@@ -252,10 +274,12 @@ func (m *swapMachine) bringBack() string {
 	if m.failed(what, err, want, before) {
 		return what
 	}
-	m.oracle[id], m.live = m.away[id], append(m.live, id)
-	delete(m.away, id)
-	m.out = slices.Delete(m.out, at, at+1)
-	m.restores++
+	for _, id := range ids {
+		m.oracle[id], m.live = m.away[id], append(m.live, id)
+		delete(m.away, id)
+		m.out = slices.DeleteFunc(m.out, func(x kvcache.ID) bool { return x == id })
+		m.restores++
+	}
 	return what
 }
 

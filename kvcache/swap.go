@@ -281,84 +281,125 @@ func (w *SwapSpace) copyPages(ctx context.Context, plain, coded, hostPlain, host
 	return err
 }
 
-// SwapOut moves a sequence to the host and gives its pages back to the cache,
-// and what it had reserved. Methods of the Cache do not know it until Restore,
-// which gives it the same ID. Pages that it shares with others are copied too,
-// and come back as its own.
+// SwapOut moves sequences to the host, all or none, and gives their pages back to
+// the cache, and what they had reserved. Methods of the Cache do not know them
+// until Restore, which gives them the same IDs. Pages that a sequence shares with
+// others are copied too, and come back as its own.
 //
-// A sequence for which the space has no room is an *OutOfSwapError. After any
-// error, that of a context that has ended included, nothing has changed.
-func (w *SwapSpace) SwapOut(ctx context.Context, id ID) error {
+// Sequences for which the space has no room are an *OutOfSwapError; an ID that
+// comes twice is a *ValueError. After any error, that of a context that has ended
+// included, nothing has changed.
+func (w *SwapSpace) SwapOut(ctx context.Context, ids ...ID) error {
 	if err := w.enter(); err != nil {
 		return err
 	}
 	defer w.calls.Done()
 	c := w.cache
 	defer c.mu.Unlock()
-	s, err := c.find(id)
+	list, pages, err := named("SwapOut", c.sequences, ids)
 	if err != nil {
 		return err
 	}
-	plain, coded := split(s.pages)
+	plain, coded := split(pages)
 	hostPlain, hostCoded, err := w.takeHost(len(plain), len(coded))
 	if err != nil {
 		return err
 	}
-	delete(c.sequences, id)
-	c.moving[id] = s
-	err = w.copyPages(ctx, plain, coded, hostPlain, hostCoded, false)
-	delete(c.moving, id)
-	if err != nil {
-		c.sequences[id] = s
-		w.giveHost(hostPlain, hostCoded)
-		return fmt.Errorf("kvcache: swapping out sequence %d of %d pages: %w", id, len(s.pages), err)
+	for i, id := range ids {
+		delete(c.sequences, id)
+		c.moving[id] = list[i]
 	}
-	w.swapped[id] = &sequence{pages: join(s.pages, hostPlain, hostCoded), seen: s.seen, positions: s.positions}
-	w.counts.Out++
-	w.counts.PagesOut += int64(len(s.pages))
-	c.setReserved(s, 0)
-	c.dropAll(s.pages)
-	c.tokens -= int64(s.len())
+	err = w.copyPages(ctx, plain, coded, hostPlain, hostCoded, false)
+	pages = join(pages, hostPlain, hostCoded)
+	for i, id := range ids {
+		s := list[i]
+		delete(c.moving, id)
+		if err != nil {
+			c.sequences[id] = s
+			continue
+		}
+		n := len(s.pages)
+		w.swapped[id] = &sequence{pages: pages[:n:n], seen: s.seen, positions: s.positions}
+		pages = pages[n:]
+		c.setReserved(s, 0)
+		c.dropAll(s.pages)
+		c.tokens -= int64(s.len())
+	}
+	if err != nil {
+		w.giveHost(hostPlain, hostCoded)
+		return fmt.Errorf("kvcache: swapping out sequences %v of %d pages: %w", ids, len(pages), err)
+	}
+	w.counts.Out += int64(len(ids))
+	w.counts.PagesOut += int64(len(plain) + len(coded))
 	return nil
 }
 
-// Restore moves a sequence back to the cache: its keys, values and positions are
-// what they were, in other pages. A cache without enough free pages is an
-// *OutOfPagesError, an ID that is not in the space an *UnknownSequenceError.
-// After any error nothing has changed, and Restore can be tried again.
-func (w *SwapSpace) Restore(ctx context.Context, id ID) error {
+// Restore moves sequences back to the cache, all or none: their keys, values and
+// positions are what they were, in other pages. A cache without enough free pages
+// is an *OutOfPagesError, an ID that is not in the space an
+// *UnknownSequenceError, one that comes twice a *ValueError. After any error
+// nothing has changed, and Restore can be tried again.
+func (w *SwapSpace) Restore(ctx context.Context, ids ...ID) error {
 	if err := w.enter(); err != nil {
 		return err
 	}
 	defer w.calls.Done()
 	c := w.cache
 	defer c.mu.Unlock()
-	out := w.swapped[id]
-	if out == nil {
-		return &UnknownSequenceError{id}
+	list, pages, err := named("Restore", w.swapped, ids)
+	if err != nil {
+		return err
 	}
-	hostPlain, hostCoded := split(out.pages)
+	hostPlain, hostCoded := split(pages)
 	plain, coded, err := c.takePages(len(hostPlain), len(hostCoded), 0)
 	if err != nil {
 		return err
 	}
-	s := &sequence{pages: join(out.pages, plain, coded), seen: out.seen, positions: out.positions}
-	delete(w.swapped, id)
-	c.moving[id] = s
-	c.tokens += int64(s.len())
+	rest := join(pages, plain, coded)
+	for i, id := range ids {
+		out := list[i]
+		n := len(out.pages)
+		delete(w.swapped, id)
+		c.moving[id] = &sequence{pages: rest[:n:n], seen: out.seen, positions: out.positions}
+		rest = rest[n:]
+		c.tokens += int64(out.len())
+	}
 	err = w.copyPages(ctx, plain, coded, hostPlain, hostCoded, true)
-	delete(c.moving, id)
-	if err != nil {
+	for i, id := range ids {
+		s := c.moving[id]
+		delete(c.moving, id)
+		if err == nil {
+			c.sequences[id] = s
+			continue
+		}
+		w.swapped[id] = list[i]
 		c.dropAll(s.pages)
 		c.tokens -= int64(s.len())
-		w.swapped[id] = out
-		return fmt.Errorf("kvcache: restoring sequence %d of %d pages: %w", id, len(s.pages), err)
 	}
-	c.sequences[id] = s
+	if err != nil {
+		return fmt.Errorf("kvcache: restoring sequences %v of %d pages: %w", ids, len(pages), err)
+	}
 	w.giveHost(hostPlain, hostCoded)
-	w.counts.In++
-	w.counts.PagesIn += int64(len(s.pages))
+	w.counts.In += int64(len(ids))
+	w.counts.PagesIn += int64(len(pages))
 	return nil
+}
+
+// named finds sequences, and lists the pages of all.
+func named(method string, in map[ID]*sequence, ids []ID) (list []*sequence, pages []int32, err error) {
+	seen := make(map[ID]bool, len(ids))
+	for i, id := range ids {
+		s := in[id]
+		if s == nil {
+			return nil, nil, &UnknownSequenceError{id}
+		}
+		if seen[id] {
+			return nil, nil, valueError(fmt.Sprintf("%s: ids[%d]", method, i), id, "a sequence not named before")
+		}
+		seen[id] = true
+		list, pages = append(list, s), append(pages, s.pages...)
+	}
+	return list, pages, nil
 }
 
 // Discard ends a sequence that is swapped out, as Cache.Free does one that is

@@ -148,6 +148,7 @@ func TestSwapRefused(t *testing.T) {
 	var unknown *kvcache.UnknownSequenceError
 	var layout *kvcache.LayoutError
 	for _, f := range []func() error{
+		func() error { return m.space.SwapOut(ctx, id, id) },
 		func() error { _, err := m.cache.NewSwapSpace(-1, 0); return err },
 		func() error { _, err := m.cache.NewSwapSpace(1, 1); return err },
 		func() error { _, err := m.space.Export(ctx, id, 2, keyOf("a", 1), nil); return err },
