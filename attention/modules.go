@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/longctx/longctx/tensor"
@@ -13,7 +14,8 @@ type Module struct {
 	Paper string `json:"paper"` // address
 	// Kind is "position" (a Position), "mask", "score" (tables of scores),
 	// "layers" (which layers share a cache), "composite" (several passes),
-	// "selector" (chooses blocks of keys) or "levels" (positions made from text).
+	// "selector" (chooses blocks of keys, or keys), "levels" (positions made from
+	// text) or "loss" (what a student learns from a teacher).
 	Kind     string `json:"kind"`
 	Claim    string `json:"claim"`    // beyond the trained length: "strong" (retrieval stays), "weak" (perplexity stays flat) or "none"
 	Needs    string `json:"needs"`    // of model and cache, "" for any model with RoPE
@@ -50,7 +52,8 @@ func Modules() []Module {
 	for _, s := range Selectors() {
 		out = append(out, s.module())
 	}
-	return out
+	return append(out, Module{TinyBERT{}.Name(), arxiv + "1909.10351", "loss", "none", "a teacher with as many heads; encoders", "cpu",
+		"Bidirectional masks; heads of any size; ragged batches", func(ModelSizes) any { return TinyBERT{ZeroBelow: -100} }})
 }
 
 // FindModule returns the module of a name. The error names those there are.
@@ -173,8 +176,50 @@ func (s SelectorInfo) module() Module {
 		Name: s.Name, Paper: strings.Replace(s.Paper, "arXiv:", arxiv, 1), Kind: "selector", Claim: "none",
 		Needs: s.Kind + "; " + s.Needs, Backends: everywhere, Composes: "causal masks, position modules, scores, frequencies of package rope; plain pages",
 	}
-	if q := (Quest{Pages: 64, Sinks: 1, Recent: 1}); s.Name == q.Info().Name {
-		out.New = func(ModelSizes) any { return q }
+	if s.Name != (Quest{}).Info().Name { // they work in host memory
+		out.Backends = "cpu"
 	}
+	if !slices.Contains([]string{"quest", "infllm", "longheads"}, s.Name) { // they list keys, not blocks
+		out.Composes = "KeyAttention: position modules, SoftCap, frequencies of package rope; plain pages"
+	}
+	switch s.Name {
+	case "infllm", "longheads", "reattention":
+		out.Claim = "strong"
+	case "nsa":
+		out.Composes = "plain pages of unrotated or PostRoPE keys"
+	case MagicPIG{}.Info().Name, RetrievalAttention{}.Info().Name:
+		out.Composes = "soft cap; keys stored PostRoPE, plain pages or contiguous"
+	}
+	out.New = newSelectors[s.Name]
 	return out
+}
+
+// newSelectors make selectors with their papers' settings, or near them.
+var newSelectors = map[string]func(ModelSizes) any{
+	"quest":     func(ModelSizes) any { return Quest{Pages: 64, Sinks: 1, Recent: 1} },
+	"sparq":     func(s ModelSizes) any { return SparQ{Rank: (s.HeadDim + 3) / 4, Keys: 128, Recent: 32} },
+	"loki":      func(s ModelSizes) any { return Loki{Keys: s.Trained / 4, Recent: 1} },
+	"infllm":    func(ModelSizes) any { return InfLLM{Blocks: 16, Init: 1, Local: 32, Representatives: 4} },
+	"longheads": func(s ModelSizes) any { return LongHeads{Chunks: max(s.Trained/256, 4)} },
+	"pqcache": func(s ModelSizes) any {
+		return PQCache{Keys: max(s.Trained/5, 2), Sinks: 1, Recent: 1, Parts: 2 - s.HeadDim%2, Codes: 64}
+	},
+	"reattention":          func(s ModelSizes) any { return ReAttention{Top: 4, Span: 32, Global: 32, Local: s.Trained / 2} },
+	"squeezedattention":    func(ModelSizes) any { return SqueezedAttention{Threshold: 1e-4} },
+	"nsa":                  func(ModelSizes) any { return NSA{Blocks: 16, Sinks: 1, Recent: 2, Window: 512} },
+	MagicPIG{}.Info().Name: func(ModelSizes) any { return MagicPIG{Bits: 10, Tables: 150, Sinks: 4, Window: 64} },
+	RetrievalAttention{}.Info().Name: func(ModelSizes) any {
+		return RetrievalAttention{TopK: 100, Beam: 128, Degree: 8, Neighbours: 32, Sinks: 128, Window: 512}
+	},
+	"doublesparse": func(s ModelSizes) any {
+		d := DoubleSparse{Keys: max(s.Trained/16, 1), Recent: 1}
+		for range s.KVHeads { // to be replaced by those of a model
+			var list []int32
+			for c := 0; c < s.HeadDim; c += 16 {
+				list = append(list, int32(c))
+			}
+			d.Channels = append(d.Channels, list)
+		}
+		return d
+	},
 }

@@ -44,7 +44,7 @@ func TestModulesAreTheFilesWithPapers(t *testing.T) {
 		if m.Name == "" || m.Claim == "" || m.Backends == "" || m.Composes == "" || !strings.HasPrefix(m.Paper, "https://") {
 			t.Errorf("%+v is not described", m)
 		}
-		if !slices.Contains([]string{"position", "mask", "score", "levels", "layers", "composite", "selector"}, m.Kind) || !slices.Contains([]string{"strong", "weak", "none"}, m.Claim) {
+		if !slices.Contains([]string{"position", "mask", "score", "levels", "layers", "composite", "selector", "loss"}, m.Kind) || !slices.Contains([]string{"strong", "weak", "none"}, m.Claim) {
 			t.Errorf("%s: kind %q, claim %q", m.Name, m.Kind, m.Claim)
 		}
 	}
@@ -152,10 +152,19 @@ func takes(t *testing.T, b kernel.Backend, s attention.ModelSizes, name string, 
 		config.Mask, err = m.Mask(1)
 	case attention.APE:
 		closed(m.New(b, bare))
+	case attention.TinyBERT:
+		_, err = m.TeacherLayer(0, s.Layers/2, s.Layers)
+	case attention.MagicPIG:
+		closed(m.New(b, bare))
+	case attention.RetrievalAttention:
+		closed(m.New(b, bare))
 	case attention.Quest:
 		if m.Pages < 1 || m.Recent < 1 {
 			t.Errorf("%s: %+v", name, m)
 		}
+	case attention.SparQ, attention.Loki, attention.DoubleSparse, attention.InfLLM, attention.LongHeads, attention.PQCache,
+		attention.ReAttention, attention.SqueezedAttention, attention.NSA:
+		takesSelector(t, b, s, name, m)
 	default:
 		t.Errorf("%s: a %T is not in this test", name, value)
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // SelectorInfo describes a selector: a rule that chooses, for each query token
-// and KV head, the blocks of keys that attention then reads.
+// and KV head, the blocks of keys that attention then reads, or for each head the
+// keys.
 type SelectorInfo struct {
 	Name  string
 	Paper string
@@ -19,7 +20,20 @@ type SelectorInfo struct {
 
 // Selectors lists the selectors of this package.
 func Selectors() []SelectorInfo {
-	return []SelectorInfo{Quest{}.Info()}
+	return []SelectorInfo{
+		Quest{}.Info(),
+		SparQ{}.Info(),
+		Loki{}.Info(),
+		DoubleSparse{}.Info(),
+		InfLLM{}.Info(),
+		LongHeads{}.Info(),
+		PQCache{}.Info(),
+		ReAttention{}.Info(),
+		SqueezedAttention{}.Info(),
+		NSA{}.Info(),
+		MagicPIG{}.Info(),
+		RetrievalAttention{}.Info(),
+	}
 }
 
 // Selection is what a selector chooses from: the queries of one layer of a
@@ -35,7 +49,7 @@ type Selection struct {
 	Scale      float32           // of the dot product; any positive one gives the same choice up to rounding
 	Policy     kernel.Policy     // of the scores
 
-	Scores tensor.View // [tokens, Heads, m] F32, m at least the most pages of a sequence
+	Scores tensor.View // [tokens, Heads, m] F32, m at least what is scored of a sequence: its pages, or its keys
 }
 
 func (in *Selection) check() error {
@@ -77,7 +91,12 @@ func (in *Selection) choose(ops kernel.Ops, least, most tensor.View, b budget) (
 	}); err != nil {
 		return none, fmt.Errorf("attention: %w", err)
 	}
-	tokens, heads, m := in.Query.Shape[0], int(in.Query.Shape[1]), in.Scores.Shape[2]
+	return in.chooseScored(ops, in.Scores, b)
+}
+
+// chooseScored is choose of pages that have their scores, [tokens, Heads, pages].
+func (in *Selection) chooseScored(ops kernel.Ops, scores tensor.View, b budget) (kernel.BlockSparse, error) {
+	tokens, heads, m := in.Query.Shape[0], int(in.Query.Shape[1]), scores.Shape[2]
 	var top []int32
 	if b.top > 0 && tokens > 0 && int64(b.sinks) < m {
 		b.top = int(min(int64(b.top), m))
@@ -86,8 +105,8 @@ func (in *Selection) choose(ops kernel.Ops, least, most tensor.View, b budget) (
 		in.each(func(_ int, own int64) {
 			counts = append(counts, int32(max(own+1-int64(b.recent)-int64(b.sinks), 0)))
 		})
-		if err := ops.TopK(&kernel.TopKArgs{Scores: in.Scores.Slice(2, int64(b.sinks), m), Counts: counts, K: b.top, Out: top}); err != nil {
-			return none, fmt.Errorf("attention: %w", err)
+		if err := ops.TopK(&kernel.TopKArgs{Scores: scores.Slice(2, int64(b.sinks), m), Counts: counts, K: b.top, Out: top}); err != nil {
+			return kernel.BlockSparse{}, fmt.Errorf("attention: %w", err)
 		}
 	}
 	return in.list(top, b), nil

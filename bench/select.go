@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
+	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/cpu"
@@ -32,6 +31,7 @@ type selectResult struct {
 	Choice   float64 `json:"choice_ms"` // scores, top-k and Plan
 	Run      float64 `json:"run_ms"`
 	Speedup  float64 `json:"speedup"` // Dense/(Choice + Run)
+	Index    float64 `json:"index_s"` // made once, of a selector that searches
 }
 
 // pagedKeys is one sequence whose pages lie in order.
@@ -56,8 +56,17 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	size := f.Int("page", 64, "keys a page: `number`")
 	pages := f.Int("pages", 64, "pages that a query head sees: `number`")
 	repeats := f.Int("repeats", 15, "timed repeats: `number`")
+	which := f.String("selectors", "", "`names` with commas (default: all, "+strings.Join(selectorNames(), ", ")+")")
 	asJSON := f.Bool("json", false, "print JSON")
 	if err := parse(f, args); err != nil {
+		return err
+	}
+	names := strings.Split(*which, ",")
+	if *which == "" {
+		names = selectorNames()
+	}
+	chosen, err := decodeSelectors(names)
+	if err != nil {
 		return err
 	}
 	if *size < 1 || *size > 1<<12 {
@@ -72,14 +81,26 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	}
 	var results []selectResult
 	for _, n := range keys {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		r, err := selectQuest(n, *size, *pages, *repeats)
+		s, err := newScene(n, *size, *pages)
 		if err != nil {
 			return err
 		}
-		results = append(results, r)
+		for _, c := range chosen {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			r, err := s.judge(c, *repeats)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			results = append(results, r)
+		}
+		s.close()
+		searched, err := selectSearched(n, *size, *repeats, names)
+		if err != nil {
+			return err
+		}
+		results = append(results, searched...)
 	}
 	if *asJSON {
 		e := json.NewEncoder(std.out)
@@ -88,9 +109,9 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	}
 	fmt.Fprintf(std.out, "%s; one token, %d heads, %d KV heads, dim %d, f32, pages of %d, %d seen by a head, exact\n", cpu.Variant(), selectHeads, selectKVHeads, selectDim, *size, *pages)
 	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "selector\tkeys\tmass recalled\toutput error\tdense ms\tchoice ms\trun ms\tspeed-up\t\n")
+	fmt.Fprint(t, "selector\tkeys\tmass recalled\toutput error\tdense ms\tchoice ms\trun ms\tspeed-up\tindex s\t\n")
 	for _, r := range results {
-		fmt.Fprintf(t, "%s\t%d\t%.4f\t%.2g\t%.3f\t%.3f\t%.3f\t%.2f\t\n", r.Selector, r.Keys, r.Mass, r.Error, r.Dense, r.Choice, r.Run, r.Speedup)
+		fmt.Fprintf(t, "%s\t%d\t%.4f\t%.2g\t%.3f\t%.3f\t%.3f\t%.2f\t%.1f\t\n", r.Selector, r.Keys, r.Mass, r.Error, r.Dense, r.Choice, r.Run, r.Speedup, r.Index)
 	}
 	return t.Flush()
 }
@@ -149,63 +170,6 @@ func newDecoding(b kernel.Backend, keys *pagedKeys, mask attention.Mask, query, 
 	}
 	return &decoding{a, kernel.Args{Query: query, Key: key, Value: value, Out: tensor.New(tensor.F32, 1, selectHeads, selectDim), LSE: tensor.New(tensor.F32, 1, selectHeads)},
 		attention.Step{QueryLens: []int{1}, KV: keys}}, nil
-}
-
-func selectQuest(n, size, pages, repeats int) (selectResult, error) {
-	out := selectResult{Selector: "quest", Keys: n}
-	b := cpu.New(cpu.Options{})
-	defer b.Close()
-	query, key, value := plant(n, size)
-	keys, rows := &pagedKeys{keys: n, size: size}, []int32(nil)
-	for p := range (n + size - 1) / size {
-		keys.pages, rows = append(keys.pages, int32(p)), append(rows, int32(min(size, n-p*size)))
-	}
-	m := int64(len(keys.pages))
-	least, most := tensor.New(tensor.F32, m, selectKVHeads, selectDim), tensor.New(tensor.F32, m, selectKVHeads, selectDim)
-	q := attention.Quest{Pages: pages, Sinks: 1, Recent: 1}
-	if err := q.Bounds(b, key, least, most, keys.pages, rows); err != nil {
-		return out, err
-	}
-	dense, err := newDecoding(b, keys, attention.Causal(), query, key, value)
-	if err != nil {
-		return out, err
-	}
-	defer dense.attention.Close()
-	sparse, err := newDecoding(b, keys, attention.Blocks(), query, key, value)
-	if err != nil {
-		return out, err
-	}
-	defer sparse.attention.Close()
-	if err := dense.attention.Plan(dense.step); err != nil {
-		return out, err
-	}
-	in := &attention.Selection{Query: query, QueryStart: []int32{0, 1}, SeqLens: []int32{int32(n)},
-		Pages: kernel.BlockTable{Indptr: []int32{0, int32(m)}, Indices: keys.pages}, PageSize: size, KVHeads: selectKVHeads,
-		Scale: float32(1 / math.Sqrt(selectDim)), Scores: tensor.New(tensor.F32, 1, selectHeads, m)}
-	var times [3][]float64 // dense, choice, run
-	for range repeats {    // in turn, so that other load falls on all alike
-		for i, f := range []func() error{
-			func() error { return dense.attention.Run(&dense.args) },
-			func() (err error) {
-				if sparse.step.Blocks, err = q.Select(b, in, least, most); err != nil {
-					return err
-				}
-				return sparse.attention.Plan(sparse.step)
-			},
-			func() error { return sparse.attention.Run(&sparse.args) },
-		} {
-			start := time.Now()
-			if err := f(); err != nil {
-				return out, err
-			}
-			times[i] = append(times[i], time.Since(start).Seconds()*1e3)
-		}
-	}
-	median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
-	out.Dense, out.Choice, out.Run = median(times[0]), median(times[1]), median(times[2])
-	out.Speedup = out.Dense / (out.Choice + out.Run)
-	out.Mass, out.Error = recalled(&sparse.args, &dense.args)
-	return out, nil
 }
 
 // recalled is the share of dense attention's weights that the chosen keys have,

@@ -59,6 +59,8 @@ func (sc *scratch) columns(a *attention, v int) []float32 {
 	if a.turnsKeys() {
 		sc.turned = v
 		vec.ColumnsF32(sc.kt, tile, sc.keys(a, v), sc.ld, sc.n, a.spec.HeadDim, 0)
+	} else if size := a.spec.PageSize; size > 0 && size < 8 { // a page would be less than a register
+		vec.ColumnsF32(sc.kt, tile, sc.keys(a, v), sc.ld, sc.n, a.spec.HeadDim, 0)
 	} else {
 		a.args.key.loadTile(sc.kt, tile, true, a, sc)
 	}

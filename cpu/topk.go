@@ -39,21 +39,59 @@ func (t *choosing) item(_ int, i int64) {
 		n = int(a.Counts[token])
 	}
 	at := t.scores.offset + token*t.scores.row + i%heads*t.scores.head
-	key := func(j int) uint32 { return rank(t.scores.f32[at+int64(j)*t.scores.dim]) }
 	out := a.Out[int(i)*a.K:][:a.K]
-	least, ties := threshold(key, n, a.K)
-	for j := 0; j < n && len(out) > 0; j++ {
-		k := key(j)
+	if t.scores.dim == 1 && n > 0 {
+		chooseRow(t.scores.f32[at:][:n], out)
+		return
+	}
+	row := make([]float32, n)
+	for j := range row {
+		row[j] = t.scores.f32[at+int64(j)*t.scores.dim]
+	}
+	chooseRow(row, out)
+}
+
+// chooseRow puts the indices of the len(out) largest scores of x into out, ascending,
+// then −1. It goes through the bits of their ranks, eleven at a time, from the
+// highest: only what the first eleven leave open is looked at again.
+func chooseRow(x []float32, out []int32) {
+	var counts [4][1 << 11]int32 // side by side: neighbours often count the same
+	for j, v := range x {
+		counts[j&3][rank(v)>>21]++
+	}
+	above, digit, n := 0, uint32(1<<11-1), 0
+	for ; digit > 0; digit-- { // a rank of digit 0 is 0
+		if n = int(counts[0][digit] + counts[1][digit] + counts[2][digit] + counts[3][digit]); above+n >= len(out) {
+			break
+		}
+		above += n
+	}
+	// Those of larger digits are chosen; among those of this one is the last.
+	var memory [512]uint64
+	open := memory[:0]
+	if above+n > len(memory) {
+		open = make([]uint64, 0, above+n)
+	}
+	for j, v := range x {
+		if k := rank(v); k >= max(digit<<21, 1) {
+			open = append(open, uint64(j)<<32|uint64(k))
+		}
+	}
+	least, ties := threshold(open, digit, len(out)-above)
+	n = 0
+	for _, c := range open {
+		k := uint32(c)
 		if k < least || k == least && ties == 0 {
 			continue
 		}
 		if k == least {
 			ties--
 		}
-		out[0], out = int32(j), out[1:]
+		out[n] = int32(c >> 32)
+		n++
 	}
-	for j := range out {
-		out[j] = -1
+	for ; n < len(out); n++ {
+		out[n] = -1
 	}
 }
 
@@ -67,17 +105,20 @@ func rank(x float32) uint32 {
 	return u ^ (uint32(int32(u)>>31) | 1<<31)
 }
 
-// threshold is the rank of the k-th largest of n keys, and how many of that rank
-// are among the first k: those above it all are. It goes through the bits of the
-// ranks, eleven at a time, from the highest. Where fewer than k keys are above 0
-// it is 1.
-func threshold(key func(int) uint32, n, k int) (least uint32, ties int) {
-	above := 0 // keys whose bits so far are larger
+// threshold is the rank of the k-th largest of those candidates whose rank begins
+// with digit, and how many of that rank are among the first k: those above it all
+// are. With digit 0 all are.
+func threshold(candidates []uint64, digit uint32, k int) (least uint32, ties int) {
+	if digit == 0 {
+		return 1, len(candidates)
+	}
+	above := 0 // whose bits so far are larger
 	var counts [1 << 11]int32
-	for _, digit := range [...]struct{ shift, bits uint }{{21, 11}, {10, 11}, {0, 10}} {
+	least = digit
+	for _, digit := range [...]struct{ shift, bits uint }{{10, 11}, {0, 10}} {
 		clear(counts[:])
-		for j := range n {
-			if x := key(j); x != 0 && x>>(digit.shift+digit.bits) == least>>(digit.shift+digit.bits) {
+		for _, c := range candidates {
+			if x := uint32(c); x>>(digit.shift+digit.bits) == least {
 				counts[x>>digit.shift&(1<<digit.bits-1)]++
 			}
 		}
@@ -86,10 +127,7 @@ func threshold(key func(int) uint32, n, k int) (least uint32, ties int) {
 			above += int(counts[d])
 			d--
 		}
-		least |= uint32(d) << digit.shift
-	}
-	if least == 0 {
-		return 1, n
+		least = least<<digit.bits | uint32(d)
 	}
 	return least, k - above
 }

@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/longctx/longctx/kernel"
@@ -27,7 +28,7 @@ func open(t *testing.T) *Backend {
 // TestConformance: every case passes, with the golden hashes of the CPU, but those
 // of operations that this backend does not have.
 func TestConformance(t *testing.T) {
-	lacks := []string{"gather"}
+	lacks := []string{"scores", "scoreloss", "rowscores", "codescores"}
 	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool {
 		for _, op := range lacks {
 			if c.Op == op || c.String() == "errors/"+op+"/valid" {
@@ -36,6 +37,21 @@ func TestConformance(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// TestScoresAreUnsupported: the error is one that a caller can tell.
+func TestScoresAreUnsupported(t *testing.T) {
+	b := open(t)
+	q := tensor.New(tensor.F32, 1, 1, 2)
+	starts, side := []int32{0, 1}, kernel.ScoreSide{Query: q, Key: q, Scale: 1}
+	for _, err := range []error{
+		b.Scores(&kernel.ScoresArgs{Query: q, Key: q, QueryStart: starts, KeyStart: starts, Out: tensor.New(tensor.F32, 1, 1)}),
+		b.ScoreLoss(&kernel.ScoreLossArgs{Student: side, Teacher: side, QueryStart: starts, KeyStart: starts, Out: tensor.New(tensor.F32, 1, 1)}),
+	} {
+		if !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%v, want an UnsupportedError", err)
+		}
+	}
 }
 
 // TestRunAllocatesNothing: neither memory of Go nor of the device is taken by a

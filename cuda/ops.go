@@ -27,7 +27,7 @@ func blocksFor(n int64, each int64) int { return int(min((n+each-1)/each, opBloc
 func (b *Backend) withTables(launch func(at []uint64) error, tables ...[]byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var at [3]uint64
+	var at [4]uint64
 	b.tables = b.tables[:0]
 	for i, t := range tables {
 		for len(b.tables)%16 != 0 {
@@ -76,12 +76,39 @@ func (b *Backend) AppendKV(a *kernel.AppendArgs) error {
 	}, bytesOf(a.Slots))
 }
 
-// GatherRows has no kernel here.
+// GatherRows makes rows of a cache of others.
 func (b *Backend) GatherRows(a *kernel.GatherArgs) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	return &kernel.UnsupportedError{Backend: b.Name(), Reasons: []string{"GatherRows (package cpu has it)"}}
+	if err := b.onDevice(&a.Cache); err != nil {
+		return err
+	}
+	if len(a.Dst) == 0 {
+		return nil
+	}
+	copies := len(a.Src) == len(a.Dst)
+	for k := range a.Src {
+		copies = copies && a.Weight(int32(k)) == 1
+	}
+	tables := [][]byte{bytesOf(a.Dst), bytesOf(a.Start), bytesOf(a.Src)}
+	if a.Weights != nil {
+		tables = append(tables, bytesOf(a.Weights))
+	}
+	return b.withTables(func(at []uint64) error {
+		var p C.lc_gather_params
+		c := &a.Cache
+		setTensor(&p.cache, c)
+		p.dst, p.start, p.src = C.uint64_t(at[0]), C.uint64_t(at[1]), C.uint64_t(at[2])
+		if a.Weights != nil {
+			p.weights = C.uint64_t(at[3])
+		}
+		p.rows, p.heads, p.features, p.page_size = C.int32_t(len(a.Dst)), C.int32_t(c.Shape[2]), C.int32_t(c.Shape[3]), C.int32_t(c.Shape[1])
+		if copies {
+			p.copies = 1
+		}
+		return b.op("gather_rows_256", int64(len(a.Dst))*c.Shape[2]*c.Shape[3], unsafe.Pointer(&p))
+	}, tables...)
 }
 
 // CopyPages copies pages bit for bit.

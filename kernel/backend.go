@@ -23,7 +23,11 @@ type Ops interface {
 	Merge(*MergeArgs) error
 	PageBounds(*PageBoundsArgs) error
 	PageScores(*PageScoresArgs) error
+	RowScores(*RowScoresArgs) error
+	CodeScores(*CodeScoresArgs) error
 	TopK(*TopKArgs) error
+	Scores(*ScoresArgs) error
+	ScoreLoss(*ScoreLossArgs) error
 }
 
 // Attention is a kernel chosen for a Spec. Run, Backward and ColumnStats use the

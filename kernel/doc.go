@@ -113,6 +113,16 @@
 //  19. GatherRows copies a row of one source of weight 1 bit for bit. Of others a
 //     feature is a = fma(x, w, a) over the sources in order from +0, with x widened
 //     without a scale, rounded once to the type of the rows, FP8 as RNE8(a).
+//  20. RowScores: a = fma(k[c], q[c], a) over the channels c in their order, from
+//     +0, then a·Scale.
+//  21. CodeScores: a = a + Table[p·n + Codes[p] mod n] over parts p ascending,
+//     from +0.
+//  22. Scores: a = fma(k[d], q[d], a) over d from +0, then a·Scale.
+//  23. ScoreLoss: s and t by rule 22, +0 where at or below a negative ZeroBelow;
+//     e = s − t; Out = fma(e, e, ·) over keys ascending from +0. g = e·Gradient,
+//     +0 where s was set to +0; DQuery = fma(k, g, ·) over keys ascending from +0;
+//     DKey = fma(q, g, ·) over the query heads of its group ascending, and of each
+//     the queries ascending, from +0.
 //
 // The Fast policy of a backend may take any order; see Policy.
 //
@@ -135,6 +145,9 @@
 //	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)
 //	PageBounds, PageScores      –                    –                         – (Quest: page metadata, criticality estimate)
 //	GatherRows                  –                    –                         – (eviction: gather and index_select of past keys and values)
+//	RowScores                   –                    –                         – (SparQ, Loki, Double Sparsity: approximate scores)
+//	CodeScores                  –                    –                         – (faiss: lookup tables of a product quantiser)
 //	TopK                        –                    –                         – (torch.topk, with an order of ties)
+//	Scores, ScoreLoss            –                    –                         – (TinyBERT: attention scores and their MSE)
 //	row without keys: LSE −Inf  +Inf or −Inf by path −Inf                      –
 package kernel

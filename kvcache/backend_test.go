@@ -174,4 +174,8 @@ func (*hostBackend) Merge(*kernel.MergeArgs) error   { return errors.ErrUnsuppor
 
 func (*hostBackend) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) PageScores(*kernel.PageScoresArgs) error { return errors.ErrUnsupported }
+func (*hostBackend) RowScores(*kernel.RowScoresArgs) error   { return errors.ErrUnsupported }
+func (*hostBackend) CodeScores(*kernel.CodeScoresArgs) error { return errors.ErrUnsupported }
 func (*hostBackend) TopK(*kernel.TopKArgs) error             { return errors.ErrUnsupported }
+func (*hostBackend) Scores(*kernel.ScoresArgs) error         { return errors.ErrUnsupported }
+func (*hostBackend) ScoreLoss(*kernel.ScoreLossArgs) error   { return errors.ErrUnsupported }

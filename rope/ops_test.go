@@ -22,7 +22,11 @@ func (reference) EncodePages(*kernel.EncodeArgs) error    { return errors.ErrUns
 func (reference) Merge(*kernel.MergeArgs) error           { return errors.ErrUnsupported }
 func (reference) PageBounds(*kernel.PageBoundsArgs) error { return errors.ErrUnsupported }
 func (reference) PageScores(*kernel.PageScoresArgs) error { return errors.ErrUnsupported }
+func (reference) RowScores(*kernel.RowScoresArgs) error   { return errors.ErrUnsupported }
+func (reference) CodeScores(*kernel.CodeScoresArgs) error { return errors.ErrUnsupported }
 func (reference) TopK(*kernel.TopKArgs) error             { return errors.ErrUnsupported }
+func (reference) Scores(*kernel.ScoresArgs) error         { return errors.ErrUnsupported }
+func (reference) ScoreLoss(*kernel.ScoreLossArgs) error   { return errors.ErrUnsupported }
 func (reference) Rotate(a *kernel.RotateArgs) error {
 	half := a.Dim / 2
 	for t, row := range a.Rows {

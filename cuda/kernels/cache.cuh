@@ -38,3 +38,35 @@ DEV void copy_pages(const lc_copy_params &p, int threads) {
 			store_bits(p.cache, to + u * p.cache.dim, load_bits<false>(p.cache, from + u * p.cache.dim));
 	}
 }
+
+DEV int64_t slot_of(const lc_gather_params &p, int64_t slot) { return slot / p.page_size * p.cache.row + slot % p.page_size * p.cache.slot; }
+
+// gather_rows makes rows of other rows, an element or 16 bytes a thread: rule 19 of
+// package kernel.
+DEV void gather_rows(const lc_gather_params &p, int threads) {
+	const lc_tensor &c = p.cache;
+	int bytes = element_bytes(c.dtype), units = c.vector == 16 && p.copies ? p.features * bytes / 16 : p.features;
+	int64_t n = (int64_t)p.rows * p.heads * units;
+	for (int64_t i = (int64_t)block_index() * threads + thread_index(); i < n; i += (int64_t)grid_size() * threads) {
+		int64_t u = i % units, h = i / units % p.heads, k = i / units / p.heads;
+		const int32_t *start = (const int32_t *)p.start + k, *src = (const int32_t *)p.src;
+		int first = load_const(start), end = load_const(start + 1);
+		int64_t to = slot_of(p, load_const((const int32_t *)p.dst + k)) + h * c.head, from = slot_of(p, load_const(src + first)) + h * c.head;
+		if (units != p.features) {
+			char *base = (char *)c.data;
+			store_global((uint4 *)(base + to * bytes) + u, load_global((const uint4 *)(base + from * bytes) + u));
+			continue;
+		}
+		uint32_t x = load_bits<false>(c, from + u * c.dim);
+		float w = p.weights ? load_const((const float *)p.weights + first) : 1.0f;
+		if (end > first + 1 || w != 1.0f) {
+			float sum = fma_(widen(c.dtype, x), w, 0.0f);
+			for (int j = first + 1; j < end; j++) {
+				w = p.weights ? load_const((const float *)p.weights + j) : 1.0f;
+				sum = fma_(widen(c.dtype, load_bits<false>(c, slot_of(p, load_const(src + j)) + h * c.head + u * c.dim)), w, sum);
+			}
+			x = narrow(c.dtype, sum);
+		}
+		store_bits(c, to + u * c.dim, x);
+	}
+}

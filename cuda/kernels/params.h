@@ -187,6 +187,16 @@ typedef struct {
 	int32_t pages, slots, heads, features;
 } lc_copy_params;
 
+// lc_gather_params makes rows of a cache of others: kernel.GatherArgs.
+typedef struct {
+	lc_tensor cache;
+	uint64_t dst, start, src; // int32 slots [rows], [rows+1], slots
+	uint64_t weights;         // float; 0: all are 1
+	int32_t rows, heads, features, page_size;
+	int32_t copies; // each row is one other, of weight 1
+	int32_t unused;
+} lc_gather_params;
+
 // lc_bounds_params finds the bounds of pages: kernel.PageBoundsArgs.
 typedef struct {
 	lc_tensor key, least, most;
@@ -284,6 +294,7 @@ LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);
 LC_SIZE(lc_copy_params, 80);
+LC_SIZE(lc_gather_params, 104);
 LC_SIZE(lc_roof_params, 24);
 LC_SIZE(lc_bounds_params, 208);
 LC_SIZE(lc_scores_params, 256);

@@ -34,6 +34,8 @@ var table = sync.OnceValue(func() []Case {
 	t.pageOperations()
 	t.gathers(kernel.Exact)
 	t.topK(kernel.Exact)
+	t.distill()
+	t.rowOperations()
 	t.swaps(kernel.Exact)
 	t.errors()
 	slices.SortStableFunc(t.cases, func(a, b Case) int { return slices.Index(ops, a.Op) - slices.Index(ops, b.Op) })
@@ -41,7 +43,7 @@ var table = sync.OnceValue(func() []Case {
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "swap", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "scores", "scoreloss", "swap", "errors"}
 
 type builder struct{ cases []Case }
 

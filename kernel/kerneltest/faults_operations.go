@@ -19,6 +19,10 @@ type operands struct {
 	pageScores kernel.PageScoresArgs
 	topK       kernel.TopKArgs
 	gather     kernel.GatherArgs
+	scores     kernel.ScoresArgs
+	scoreLoss  kernel.ScoreLossArgs
+	rowScores  kernel.RowScoresArgs
+	codeScores kernel.CodeScoresArgs
 }
 
 func newOperands(m *memory) (*operands, error) {
@@ -30,8 +34,16 @@ func newOperands(m *memory) (*operands, error) {
 	k, v := &o.encode.CodedKey, &o.encode.CodedValue
 	o.pageBounds.Pages, o.pageBounds.Rows = []int32{3, 1}, []int32{2, 2}
 	o.pageScores = kernel.PageScoresArgs{QueryStart: []int32{0, 2, 3}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}, Scale: 1}
+	keys := func() kernel.KeyTable {
+		return kernel.KeyTable{QueryStart: []int32{0, 2, 3}, SeqLens: []int32{4, 1}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}}
+	}
+	o.rowScores = kernel.RowScoresArgs{KeyTable: keys(), Scale: 1, Channels: make([]int32, 3*2*2)}
+	o.codeScores = kernel.CodeScoresArgs{KeyTable: keys()}
 	o.topK = kernel.TopKArgs{Counts: []int32{7, 0, 3}, K: 2, Out: make([]int32, 12)}
 	o.gather = kernel.GatherArgs{Dst: []int32{7, 0}, Start: []int32{0, 1, 3}, Src: []int32{1, 2, 3}, Weights: []float32{1, 0.5, 2}}
+	o.scores = kernel.ScoresArgs{QueryStart: []int32{0, 2, 3}, KeyStart: []int32{0, 1, 4}, Scale: 1}
+	l := &o.scoreLoss
+	*l = kernel.ScoreLossArgs{QueryStart: []int32{0, 2, 3}, KeyStart: []int32{0, 1, 4}, Gradient: 1}
 	o.rotate = kernel.RotateArgs{Rows: []int32{0, -1, 3}, Table: table, Dim: 4}
 	for _, v := range []struct {
 		view   *tensor.View
@@ -51,10 +63,16 @@ func newOperands(m *memory) (*operands, error) {
 		{&o.pageScores.Query, false, []int64{3, 4, 4}}, {&o.pageScores.Min, false, []int64{4, 2, 4}}, {&o.pageScores.Max, false, []int64{4, 2, 4}},
 		{&o.pageScores.Out, true, []int64{3, 4, 2}}, {&o.topK.Scores, false, []int64{3, 2, 7}},
 		{&o.gather.Cache, true, []int64{4, 2, 2, 4}},
+		{&o.scores.Query, false, []int64{3, 4, 5}}, {&o.scores.Key, false, []int64{4, 4, 5}}, {&o.scores.Out, true, []int64{4, 5}},
+		{&l.Student.Query, false, []int64{3, 4, 5}}, {&l.Student.Key, false, []int64{4, 4, 5}},
+		{&l.Teacher.Query, false, []int64{3, 4, 6}}, {&l.Teacher.Key, false, []int64{4, 4, 6}},
+		{&l.Out, true, []int64{3, 4}}, {&l.DQuery, true, []int64{3, 4, 5}}, {&l.DKey, true, []int64{4, 4, 5}},
+		{&o.rowScores.Query, false, []int64{3, 4, 4}}, {&o.rowScores.Key, false, []int64{4, 2, 2, 4}}, {&o.rowScores.Out, true, []int64{3, 4, 4}},
+		{&o.codeScores.Table, false, []int64{3, 4, 8}}, {&o.codeScores.Codes, false, []int64{4, 2, 2, 2}}, {&o.codeScores.Out, true, []int64{3, 4, 4}},
 	} {
 		dtype := tensor.F32
 		switch v.view {
-		case &k.Codes, &o.encode.CodedValue.Codes:
+		case &k.Codes, &o.encode.CodedValue.Codes, &o.codeScores.Codes:
 			dtype = tensor.U8
 		case &k.Scale, &k.Zero, &o.encode.CodedValue.Scale, &o.encode.CodedValue.Zero:
 			dtype = tensor.F16
@@ -106,6 +124,19 @@ var calls = []struct {
 	}},
 	{"topk", func(b kernel.Backend, o *operands) error { return b.TopK(&o.topK) }, func(o *operands) []*tensor.View {
 		return []*tensor.View{&o.topK.Scores}
+	}},
+	{"scores", func(b kernel.Backend, o *operands) error { return b.Scores(&o.scores) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.scores.Query, &o.scores.Key, &o.scores.Out}
+	}},
+	{"scoreloss", func(b kernel.Backend, o *operands) error { return b.ScoreLoss(&o.scoreLoss) }, func(o *operands) []*tensor.View {
+		l := &o.scoreLoss
+		return []*tensor.View{&l.Student.Query, &l.Student.Key, &l.Teacher.Query, &l.Teacher.Key, &l.Out, &l.DQuery, &l.DKey}
+	}},
+	{"rowscores", func(b kernel.Backend, o *operands) error { return b.RowScores(&o.rowScores) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.rowScores.Query, &o.rowScores.Key, &o.rowScores.Out}
+	}},
+	{"codescores", func(b kernel.Backend, o *operands) error { return b.CodeScores(&o.codeScores) }, func(o *operands) []*tensor.View {
+		return []*tensor.View{&o.codeScores.Table, &o.codeScores.Codes, &o.codeScores.Out}
 	}},
 }
 
@@ -189,6 +220,10 @@ var operandFaults = map[string][]operandFault{
 	"pagescores": scoresFaults,
 	"topk":       topKFaults,
 	"gather":     gatherFaults,
+	"scores":     tapFaults,
+	"scoreloss":  scoreLossFaults,
+	"rowscores":  rowFaults,
+	"codescores": codeFaults,
 }
 
 func (t *builder) operationErrors() {

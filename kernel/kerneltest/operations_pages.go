@@ -324,7 +324,7 @@ func (t *trial) judgeScore(c *scoresCase, q, keys []float32, s, head, n int, got
 	return float32(sum * c.scale)
 }
 
-// randomPages draws a PageBounds or a PageScores.
+// randomPages draws a PageBounds, a PageScores or a RowScores.
 func randomPages(d *drawn, seed uint64) (op string, check func(*trial)) {
 	types := allTypes()
 	l := Layout{Gap: d.below(3), Pad: d.below(3), HeadsFirst: d.chance(30), Spread: d.below(3)}
@@ -342,6 +342,14 @@ func randomPages(d *drawn, seed uint64) (op string, check func(*trial)) {
 	c.heads = c.kvHeads * one(d, 1, 1, 2, 4, 7)
 	for range 1 + d.below(3) {
 		c.queries, c.lens = append(c.queries, one(d, 0, 1, 1, 1, 5, 40)), append(c.lens, d.below(one(d, 10, 300, 1500)))
+	}
+	if d.chance(50) {
+		rows := rowsCase{heads: c.heads, kvHeads: c.kvHeads, dim: c.dim, size: c.size, queries: c.queries, lens: c.lens, query: c.query, key: c.key,
+			scale: c.scale, spare: c.spare, slots: d.chance(50), layout: l, seed: seed}
+		if d.chance(50) {
+			rows.channels = 1 + d.below(c.dim)
+		}
+		return "rowscores", func(t *trial) { t.rowScores(rows) }
 	}
 	return "pagescores", func(t *trial) { t.pageScores(c) }
 }

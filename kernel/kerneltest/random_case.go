@@ -11,8 +11,8 @@ import (
 // Random is a case drawn from all that a Config and a Step can say, the same
 // one for the same seed: sizes around those of tiles, blocks and registers,
 // every mask, position method and score, all element types, layouts and page
-// sizes, and now and then a NaN, an Inf or a subnormal; or a PageBounds or a
-// PageScores.
+// sizes, and now and then a NaN, an Inf or a subnormal; or a PageBounds, a
+// PageScores or a RowScores.
 func Random(seed uint64) Case {
 	name := fmt.Sprintf("random=%d", seed)
 	if d := (&drawn{random: newRandom(seed, 101)}); d.chance(10) {

@@ -33,7 +33,7 @@ func TestRandomCasesRepeat(t *testing.T) {
 			}
 		}
 	}
-	if len(kinds) != 14 {
+	if len(kinds) != 15 {
 		t.Errorf("200 random cases have only %v", kinds)
 	}
 }

@@ -38,7 +38,12 @@ type wrong struct {
 	bounded  func(*kernel.PageScoresArgs)
 	choice   func(*kernel.TopKArgs) // before
 	chosen   func(*kernel.TopKArgs) // after
-	deaf     bool                   // no errors
+	tapped   func(*kernel.ScoresArgs)
+	loss     func(*kernel.ScoreLossArgs)  // before
+	lost     func(*kernel.ScoreLossArgs)  // after
+	rows     func(*kernel.RowScoresArgs)  // before
+	codes    func(*kernel.CodeScoresArgs) // after
+	deaf     bool                         // no errors
 }
 
 func (w *wrong) Attention(s kernel.Spec) (kernel.Attention, error) {
@@ -129,6 +134,22 @@ func (w *wrong) TopK(a *kernel.TopKArgs) error {
 	return w.hear(err)
 }
 
+func (w *wrong) RowScores(a *kernel.RowScoresArgs) error {
+	b := *a
+	if w.rows != nil {
+		w.rows(&b)
+	}
+	return w.hear(w.Backend.RowScores(&b))
+}
+
+func (w *wrong) CodeScores(a *kernel.CodeScoresArgs) error {
+	err := w.Backend.CodeScores(a)
+	if w.codes != nil && err == nil {
+		w.codes(a)
+	}
+	return w.hear(err)
+}
+
 func (w *wrong) PageScores(a *kernel.PageScoresArgs) error {
 	b := *a
 	if w.scores != nil {
@@ -137,6 +158,26 @@ func (w *wrong) PageScores(a *kernel.PageScoresArgs) error {
 	err := w.Backend.PageScores(&b)
 	if w.bounded != nil && err == nil {
 		w.bounded(&b)
+	}
+	return w.hear(err)
+}
+
+func (w *wrong) Scores(a *kernel.ScoresArgs) error {
+	err := w.Backend.Scores(a)
+	if err == nil && w.tapped != nil {
+		w.tapped(a)
+	}
+	return w.hear(err)
+}
+
+func (w *wrong) ScoreLoss(a *kernel.ScoreLossArgs) error {
+	b := *a
+	if w.loss != nil {
+		w.loss(&b)
+	}
+	err := w.Backend.ScoreLoss(&b)
+	if err == nil && w.lost != nil {
+		w.lost(&b)
 	}
 	return w.hear(err)
 }
@@ -456,7 +497,42 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 				a.Out[0] = 1
 			}
 		}}, []catch{{"topk/n=300/k=17/kind=2/counts=false", exact}}, "indices"},
-		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/topk/views", fast}, {"errors/topk/k-0", exact}, {"errors/columnstats/power-3", exact}, {"errors/pagebounds/rows-too-many", exact}, {"errors/pagescores/views", fast},
+		{"last bit of a score before softmax", wrong{tapped: func(a *kernel.ScoresArgs) { flip(&a.Out) }},
+			[]catch{{"scores/ragged", exact}}, "Out"},
+		{"scores of two queries exchanged", wrong{tapped: func(a *kernel.ScoresArgs) {
+			x, y := a.Out.At(0, 0), a.Out.At(0, 5)
+			a.Out.Set(y, 0, 0)
+			a.Out.Set(x, 0, 5)
+		}}, []catch{{"scores/ragged", fast}, {"scores/bf16", fast}}, "Out"},
+		{"the sign of a gradient", wrong{loss: func(a *kernel.ScoreLossArgs) { a.Gradient = -a.Gradient }}, []catch{{"scoreloss/ragged", fast}, {"scoreloss/groups", fast}}, "DQuery"},
+		{"no score is set to 0", wrong{loss: func(a *kernel.ScoreLossArgs) { a.ZeroBelow = 0 }},
+			[]catch{{"scoreloss/zero-below", exact}}, "Out"},
+		{"last bit of a gradient of keys", wrong{lost: func(a *kernel.ScoreLossArgs) { flip(&a.DKey) }},
+			[]catch{{"scoreloss/ragged", exact}}, "DKey"},
+		{"gradients without the teacher's scale", wrong{loss: func(a *kernel.ScoreLossArgs) { a.Teacher.Scale = 1 }},
+			[]catch{{"scoreloss/ragged", fast}, {"scoreloss/no-gradient", fast}}, "Out"},
+		{"channels not looked at", wrong{rows: func(a *kernel.RowScoresArgs) { a.Channels = nil }},
+			[]catch{{"rowscores/layout=1/channels=5", fast}, {"rowscores/dim=300/channels=300", exact}}, "Out"},
+		{"channels in another order", wrong{rows: func(a *kernel.RowScoresArgs) {
+			a.Channels = slices.Clone(a.Channels)
+			n := len(a.Channels) / int(a.Query.Shape[0]*a.Key.Shape[2])
+			for i := 0; i < len(a.Channels); i += n {
+				slices.Reverse(a.Channels[i:][:n])
+			}
+		}}, []catch{{"rowscores/dim=300/channels=300", exact}}, "Out"},
+		{"last key of a sequence left out", wrong{rows: func(a *kernel.RowScoresArgs) {
+			a.SeqLens = slices.Clone(a.SeqLens)
+			for s, n := range a.SeqLens {
+				if n%int32(a.Key.Shape[1]) > 1 {
+					a.SeqLens[s]--
+				}
+			}
+		}}, []catch{{"rowscores/decode/keys=130/channels=0", fast}}, "Out"},
+		{"last bit of a score by codes", wrong{codes: func(a *kernel.CodeScoresArgs) {
+			v := a.Out.Slice(2, 0, 1).Slice(0, 0, 1)
+			flip(&v)
+		}}, []catch{{"codescores/codes=256/parts=16", exact}}, "Out"},
+		{"deaf to errors", wrong{deaf: true}, []catch{{"errors/rowscores/views", fast}, {"errors/scores/views", fast}, {"errors/scoreloss/views", fast}, {"errors/scoreloss/one-gradient", exact}, {"errors/codescores/coded", exact}, {"errors/topk/views", fast}, {"errors/topk/k-0", exact}, {"errors/columnstats/power-3", exact}, {"errors/pagebounds/rows-too-many", exact}, {"errors/pagescores/views", fast},
 			{"errors/run/contiguous/Query", exact}, {"errors/append/slot-too-large", exact}, {"errors/copy/views", fast},
 			{"errors/gather/views", fast}, {"errors/gather/target-is-source", exact}, {"errors/encode/views", fast}, {"errors/encode/target-twice", exact}, {"errors/run/coded/CodedKey.Scale", exact}, {"errors/append/scale-of-f32", exact},
 			{"errors/rotate/row-too-large", exact}, {"errors/merge/views", exact}, {"errors/order", exact}}, ""},
