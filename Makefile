@@ -2,6 +2,7 @@
 
 GO ?= go
 FUZZTIME ?= 60s
+MODULES = . bench kvcache/tier/redis kvcache/tier/s3
 
 .PHONY: all test bench-test race lint matrix fuzz verify kernels extrapolate quick golden generate cuda-env cuda-go cuda cuda-fresh cuda-test gpu-check gpu-check-build
 
@@ -15,8 +16,7 @@ race:
 
 lint:
 	test -z "$$(gofmt -l .)"
-	$(GO) vet ./... && cd bench && $(GO) vet ./...
-	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... && cd bench && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	for d in $(MODULES); do (cd $$d && $(GO) vet ./... && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit 1; done
 
 # Every set of tags and the other architectures. arm64 tests run where qemu is.
 matrix:

@@ -67,7 +67,7 @@ func (c *Cache) Apply(seqs []ID, plans []Plan) error {
 		}
 		need += changes[i].fresh
 	}
-	if free := len(c.pool.free); need > free {
+	if free := c.available(); need > free {
 		return &OutOfPagesError{Need: int64(need), Free: free}
 	}
 	var taken []int32

@@ -26,7 +26,9 @@ type Cache struct {
 	pool      pool       // of plain pages
 	codes     codes
 	sequences map[ID]*sequence
-	tokens    int64 // Σ lengths
+	moving    map[ID]*sequence // tables of pages that a SwapSpace copies; no method finds them
+	tokens    int64            // Σ lengths, of moving ones as well
+	reserved  int              // Σ reserved
 	extension extension
 }
 
@@ -45,7 +47,7 @@ func New(b kernel.Backend, c Config) (*Cache, error) {
 	if c.Codec != kernel.NoCodec {
 		c.ValueGroup = c.valueGroup()
 	}
-	cache := &Cache{config: c, bytes: bytes, backend: b, sequences: map[ID]*sequence{}}
+	cache := &Cache{config: c, bytes: bytes, backend: b, sequences: map[ID]*sequence{}, moving: map[ID]*sequence{}}
 	cache.appends.New = func() any { return new(kernel.AppendArgs) }
 	for layer := range c.Layers {
 		if err := cache.allocCoded(layer); err != nil {

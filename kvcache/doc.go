@@ -37,6 +37,15 @@
 // that are no longer held are free. Package kvcache/policy makes plans. Drop is
 // for whole pages alone and copies nothing.
 //
+// # Room
+//
+// Reserve sets pages aside for a sequence: a scheduler admits a request with it.
+// Extend takes all pages that a step needs or none, with a typed error that says
+// how many there are. A SwapSpace moves sequences to the host and back, and pages
+// to other processes and stores (packages page and tier); a Swapper is needed for
+// it. A context ends what takes long, Free and SwapSpace.Discard all else of a
+// sequence.
+//
 // # Three integers
 //
 // The ordinal of a key is its place in its sequence: 0 <= j < Len. Masks and
@@ -57,9 +66,11 @@
 //
 //  1. Every page, plain or coded, is free, used or cached: it is on the free
 //     list of its kind once, or in at least one table, or in none and held by
-//     Hold. free + used + cached = all.
-//  2. The count of a page is the number of tables that hold it and of its
-//     holds. No table holds a page twice. A held page was full when it was held.
+//     Hold. free + used + cached = all. The free plain pages are at least as
+//     many as are reserved.
+//  2. The count of a page is the number of tables that hold it, those of pages
+//     that a SwapSpace is copying included, and of its holds. No table holds a
+//     page twice. A held page was full when it was held.
 //  3. A sequence of n keys holds exactly ⌈n/PageSize⌉ pages; only the last may
 //     be partly filled, and then it is plain. Key j lies in the ⌊j/PageSize⌋th, at j mod PageSize.
 //  4. A sequence of n keys has n positions, each of 0 to 2³¹−1.

@@ -25,15 +25,21 @@ func (e *UnknownSequenceError) Error() string {
 	return fmt.Sprintf("kvcache: no sequence %d: it was freed, or is of another cache", e.ID)
 }
 
-// OutOfPagesError reports that Extend needs more pages than are free. Nothing
-// was changed; free or truncate sequences, or extend fewer, and try again.
+// OutOfPagesError reports that a call needs more pages than are free. Nothing
+// was changed; free, truncate or swap out sequences, or extend fewer, and try
+// again.
 type OutOfPagesError struct {
-	Need int64 // pages for the whole call, copies of shared pages included
-	Free int
+	Need  int64 // pages for the whole call, copies of shared pages included
+	Free  int   // those that others have reserved do not count
+	Coded bool  // coded pages, of a Restore or Import
 }
 
 func (e *OutOfPagesError) Error() string {
-	return fmt.Sprintf("kvcache: %d pages needed, %d free", e.Need, e.Free)
+	kind := ""
+	if e.Coded {
+		kind = "coded "
+	}
+	return fmt.Sprintf("kvcache: %d %spages needed, %d free", e.Need, kind, e.Free)
 }
 
 // TooLongError reports a length or a position that int32 tables cannot hold.
@@ -44,6 +50,10 @@ type TooLongError struct {
 
 func (e *TooLongError) Error() string {
 	return fmt.Sprintf("kvcache: %s is %s, want at most 2³¹−1", e.What, e.Got)
+}
+
+func tooLong(id ID, n, more int) error {
+	return &TooLongError{fmt.Sprintf("length of sequence %d", id), fmt.Sprintf("%d+%d", n, more)}
 }
 
 // SlotError reports a slot into which Append must not write.

@@ -19,6 +19,7 @@ type part struct {
 	sequence *sequence
 	count    int
 	copies   bool // its last page is shared and partly filled
+	need     int  // pages
 }
 
 // Extend adds counts[i] tokens to sequence seqs[i], for all i or for none, and
@@ -54,8 +55,8 @@ func (c *Cache) ExtendAt(seqs []ID, counts []int, positions, slots []int32) ([]i
 	if err := c.encodeDue(); err != nil {
 		return slots, err
 	}
-	need := c.separate()
-	if free := len(c.pool.free); need > int64(free) {
+	need, free := c.separate()
+	if need > int64(free) {
 		c.reunite()
 		return slots, &OutOfPagesError{Need: need, Free: free}
 	}
@@ -91,7 +92,7 @@ func (c *Cache) planExtension(seqs []ID, counts []int, positions []int32) error 
 		case n < 0:
 			return valueError(fmt.Sprintf("Extend: counts[%d]", i), n, "0 or more")
 		case n > math.MaxInt32-s.len():
-			return &TooLongError{fmt.Sprintf("length of sequence %d", id), fmt.Sprintf("%d+%d", s.len(), n)}
+			return tooLong(id, s.len(), n)
 		case n > 0 && positions == nil && s.positions.next+int64(n) > math.MaxInt32+1:
 			return &TooLongError{fmt.Sprintf("last position of sequence %d", id), fmt.Sprint(s.positions.next + int64(n) - 1)}
 		}
@@ -115,25 +116,27 @@ func (c *Cache) planExtension(seqs []ID, counts []int, positions []int32) error 
 
 // separate takes a shared, partly filled last page from each sequence that is
 // going to write in it, and returns the number of free pages that the extension
-// takes. Of sequences that have such a page to themselves, the last keeps it:
-// by then it is shared no more.
-func (c *Cache) separate() (need int64) {
+// takes, and of those that it may take. Of sequences that have such a page to
+// themselves, the last keeps it: by then it is shared no more.
+func (c *Cache) separate() (need int64, free int) {
+	free = c.available()
 	for i := range c.extension.parts {
 		p := &c.extension.parts[i]
 		s := p.sequence
-		need += int64(c.pagesFor(s.len()+p.count) - len(s.pages))
-		if p.count == 0 || s.len()%c.config.PageSize == 0 {
-			continue
+		p.need = c.pagesFor(s.len()+p.count) - len(s.pages)
+		if p.count > 0 && s.len()%c.config.PageSize != 0 {
+			if last := s.pages[len(s.pages)-1]; c.pool.refs[last] > 1 {
+				c.pool.drop(last)
+				p.copies = true
+				p.need++
+			} else {
+				c.codes.rewrite(last)
+			}
 		}
-		if last := s.pages[len(s.pages)-1]; c.pool.refs[last] > 1 {
-			c.pool.drop(last)
-			p.copies = true
-			need++
-		} else {
-			c.codes.rewrite(last)
-		}
+		need += int64(p.need)
+		free += min(p.need, s.reserved)
 	}
-	return need
+	return need, free
 }
 
 // reunite undoes separate.
@@ -186,6 +189,7 @@ func (c *Cache) commit(positions, slots []int32) []int32 {
 	copied := 0
 	for _, p := range c.extension.parts {
 		s := p.sequence
+		c.spend(s, p.need)
 		if p.copies {
 			s.pages[len(s.pages)-1] = c.extension.args.Dst[copied]
 			copied++

@@ -35,6 +35,8 @@ func TestCheckIntegrityFinds(t *testing.T) {
 		{"page 0 is free and in 2 tables", func(c *Cache, _, _ *sequence) { c.pool.free[0] = 0 }},
 		{"pages free", func(c *Cache, _, _ *sequence) { c.pool.free = c.pool.free[1:] }},
 		{"pages are shared", func(c *Cache, _, _ *sequence) { c.pool.shared++ }},
+		{"pages reserved", func(c *Cache, a, _ *sequence) { c.reserved++ }},
+		{"pages reserved", func(c *Cache, a, _ *sequence) { c.setReserved(a, 7) }},
 		{"tokens counted", func(c *Cache, _, _ *sequence) { c.tokens-- }},
 		{"of 9 keys has 2 pages, want 3", func(_ *Cache, a, _ *sequence) { a.pages = a.pages[:2] }},
 		{"holds page 8 of 8", func(_ *Cache, a, _ *sequence) { a.pages[0] = 8 }},

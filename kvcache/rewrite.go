@@ -39,7 +39,7 @@ func (c *Cache) Rewrite(id ID, keys, slots []int32) ([]int32, error) {
 			shared, listed[at] = append(shared, at), true
 		}
 	}
-	if free := len(c.pool.free); len(shared) > free {
+	if free := c.available(); len(shared) > free {
 		return slots, &OutOfPagesError{Need: int64(len(shared)), Free: free}
 	}
 	for _, at := range shared {

@@ -18,6 +18,7 @@ type sequence struct {
 	seen      int       // pages before this one are coded or cannot be; an Apply may leave coded ones behind it
 	positions positions // one for each key: their number is the length
 	extension uint64    // the last Extend that named the sequence
+	reserved  int       // free pages set aside for it
 }
 
 func (s *sequence) len() int { return s.positions.len() }
@@ -148,6 +149,7 @@ func (c *Cache) Free(id ID) error {
 	if err != nil {
 		return err
 	}
+	c.setReserved(s, 0)
 	c.dropAll(s.pages)
 	c.tokens -= int64(s.len())
 	delete(c.sequences, id)

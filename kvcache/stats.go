@@ -16,6 +16,7 @@ type Stats struct {
 
 	Pages, Free, Used int // plain pages: Free + Used + Cached = Pages
 	Shared            int // of Used and Cached: had by more than one sequence or holder
+	Reserved          int // of Free: set aside by Reserve
 
 	CodedPages, CodedFree, CodedUsed, CodedShared int // as above, of coded pages
 
@@ -34,7 +35,7 @@ func (c *Cache) Stats() Stats {
 	plainBytes, codedBytes, _ := c.config.pageBytes()
 	return Stats{
 		Sequences: len(c.sequences), Tokens: c.tokens,
-		Pages: pages, Free: free, Used: pages - free - c.pool.cached, Shared: c.pool.shared,
+		Pages: pages, Free: free, Used: pages - free - c.pool.cached, Shared: c.pool.shared, Reserved: c.reserved,
 		CodedPages: coded, CodedFree: codedFree, CodedUsed: coded - codedFree - c.codes.pool.cached, CodedShared: c.codes.pool.shared,
 		Cached: c.pool.cached, CodedCached: c.codes.pool.cached, Holds: c.holdCount,
 		Bytes: c.bytes, UsedBytes: plainBytes*int64(pages-free) + codedBytes*int64(coded-codedFree),
@@ -52,10 +53,16 @@ func (c *Cache) CheckIntegrity() error {
 		faults = append(faults, fmt.Errorf("kvcache: internal error: "+format, args...))
 	}
 	refs, coded := make([]int32, c.config.Pages), make([]int32, c.config.CodedPages)
-	tokens := int64(0)
-	for id, s := range c.sequences {
-		tokens += int64(s.len())
-		c.checkSequence(id, s, refs, coded, fault)
+	tokens, reserved := int64(0), 0
+	for _, tables := range []map[ID]*sequence{c.sequences, c.moving} {
+		for id, s := range tables {
+			tokens += int64(s.len())
+			reserved += s.reserved
+			c.checkSequence(id, s, refs, coded, fault)
+		}
+	}
+	if reserved != c.reserved || c.reserved > len(c.pool.free) {
+		fault("%d pages reserved, %d noted, %d free", reserved, c.reserved, len(c.pool.free))
 	}
 	if tokens != c.tokens {
 		fault("%d tokens counted, %d noted", tokens, c.tokens)

@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"attention/parallel": {"attention", "kernel", "tensor"},
 	"recurrence":         {"kernel", "tensor"},
 	"rope":               {"kernel", "tensor", "internal/xmath"},
-	"kvcache":            {"kernel", "tensor", "internal/xmath"},
+	"kvcache":            {"kernel", "tensor", "internal/xmath", "kvcache/page"},
 	"kvcache/prefix":     {"kvcache", "kernel", "tensor"},
 	"kvcache/policy":     {"kernel", "kvcache", "tensor", "internal/xmath"},
 	"kernel/kerneltest":  {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
@@ -34,6 +34,12 @@ var allowed = map[string][]string{
 	"cpu/roof":           {"golang.org/x/sys/cpu", "golang.org/x/sys/unix"},
 	"cuda":               {"kernel", "tensor", "cuda/internal/driver", "cuda/internal/fatbin"},
 	"backend":            {"kernel", "cpu", "cuda"},
+
+	"kvcache/page":          {"kernel", "tensor"},
+	"kvcache/tier":          {"kvcache/page"},
+	"kvcache/tier/tiertest": {"kvcache/page", "kvcache/tier", "tensor"},
+	"kvcache/tier/redis":    {"kvcache/page", "kvcache/tier", "github.com/redis/go-redis/v9"}, // a module of its own
+	"kvcache/tier/s3":       {"kvcache/page", "kvcache/tier", "github.com/minio/minio-go/v7"}, // a module of its own
 
 	"cuda/internal/driver":    {"gorgonia.org/cu"},
 	"cuda/internal/stubgen":   {},

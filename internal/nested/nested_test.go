@@ -1,7 +1,7 @@
-// Package nested runs the tests of the nested module bench, which the pattern
-// ./... of the root module does not reach: one command then passes all tests.
-// (bench is a module of its own so that programs that import the library do
-// not inherit its dependencies; see RATIONALE.md.)
+// Package nested runs the tests of the nested modules, which the pattern ./... of
+// the root module does not reach: one command then passes all tests. (They are
+// modules of their own so that programs that import the library do not inherit
+// their dependencies; see RATIONALE.md.)
 package nested
 
 import (
@@ -12,14 +12,26 @@ import (
 	"testing"
 )
 
-func TestBenchModule(t *testing.T) {
+var library = []string{"attention", "cpu", "kernel", "kvcache", "rope", "tensor", "backend", "internal/xmath"}
+
+func TestBenchModule(t *testing.T) { testModule(t, "bench", library...) }
+
+func TestRedisModule(t *testing.T) {
+	testModule(t, "kvcache/tier/redis", "kvcache/page", "kvcache/tier")
+}
+
+func TestS3Module(t *testing.T) { testModule(t, "kvcache/tier/s3", "kvcache/page", "kvcache/tier") }
+
+// testModule runs the tests of a module that depends on these folders.
+func testModule(t *testing.T, module string, needs ...string) {
 	if os.Getenv("LONGCTX_SKIP_BENCH") != "" {
 		t.Skip("LONGCTX_SKIP_BENCH is set")
 	}
-	dir := filepath.Join("..", "..", "bench")
+	root := filepath.Join("..", "..")
+	dir := filepath.Join(root, module)
 	// go test caches by the files a test opens: open what the child depends on.
-	for _, d := range []string{dir, "../../attention", "../../cpu", "../../kernel", "../../kvcache", "../../rope", "../../tensor", "../../backend", "../../internal/xmath"} {
-		err := filepath.WalkDir(d, func(p string, e fs.DirEntry, err error) error {
+	for _, d := range append([]string{module}, needs...) {
+		err := filepath.WalkDir(filepath.Join(root, d), func(p string, e fs.DirEntry, err error) error {
 			if err == nil && !e.IsDir() {
 				_, err = os.ReadFile(p)
 			}
@@ -36,7 +48,7 @@ func TestBenchModule(t *testing.T) {
 	c := exec.Command("go", append(args, "./...")...)
 	c.Dir = dir
 	out, err := c.CombinedOutput()
-	t.Logf("go test in bench:\n%s", out)
+	t.Logf("go test in %s:\n%s", module, out)
 	if err != nil {
 		t.Fatal(err)
 	}

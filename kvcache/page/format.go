@@ -1,0 +1,215 @@
+package page
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/longctx/longctx/kernel"
+)
+
+// Version is that of the format that Append writes.
+const Version = 1
+
+// HeaderBytes is the length of a header, without its namespace.
+const HeaderBytes = 128
+
+// MaxNamespace is the largest length of a namespace, in bytes.
+const MaxNamespace = 1024
+
+// Key names a page. Two pages of one key hold the same: the namespace says all
+// that a page depends on but its tokens and those before it (model, adapter,
+// scales of FP8, tenant), the hash says those. Pages of one namespace are never
+// given for another.
+type Key struct {
+	Namespace string
+	Hash      [32]byte
+}
+
+// Name is a name for k in stores that take no bytes: 64 hexadecimal digits, the
+// SHA-256 of the length of the namespace (8 bytes, little-endian), the namespace
+// and the hash.
+func (k Key) Name() string {
+	b := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+len(k.Namespace)+len(k.Hash)), uint64(len(k.Namespace)))
+	b = append(append(b, k.Namespace...), k.Hash[:]...)
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+func (k Key) String() string { return fmt.Sprintf("%q/%x…", k.Namespace, k.Hash[:6]) }
+
+// Header says what a page holds.
+type Header struct {
+	Key    Key
+	Layout Layout
+	Tokens int // rows that count, 1 to PageSize
+}
+
+var (
+	magic = [8]byte{'L', 'C', 'K', 'V', 'P', 'A', 'G', 'E'}
+	table = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// Bytes is the length of the page: header, namespace and payload.
+func (h *Header) Bytes() (int64, error) {
+	_, payload, err := h.Layout.Segments()
+	return int64(HeaderBytes) + int64(len(h.Key.Namespace)) + payload, err
+}
+
+// Append appends a page to dst. A header that no page can have is a
+// *LayoutError, and so is a payload of another length than Layout.Segments has.
+func Append(dst []byte, h *Header, payload []byte) ([]byte, error) {
+	at := len(dst)
+	dst, room, err := Begin(dst, h)
+	if err != nil {
+		return dst[:at], err
+	}
+	if len(payload) != len(room) {
+		return dst[:at], layoutError("payload", len(payload), fmt.Sprint(len(room), " bytes"))
+	}
+	copy(room, payload)
+	Seal(dst[at:])
+	return dst, nil
+}
+
+// Begin appends a page with a payload of zeros, for the caller to fill and Seal.
+func Begin(dst []byte, h *Header) (page, payload []byte, err error) {
+	_, n, err := h.Layout.Segments()
+	switch {
+	case err != nil:
+		return dst, nil, err
+	case h.Tokens < 1 || h.Tokens > h.Layout.PageSize:
+		return dst, nil, layoutError("Tokens", h.Tokens, fmt.Sprint("1 to PageSize ", h.Layout.PageSize))
+	case len(h.Key.Namespace) > MaxNamespace:
+		return dst, nil, layoutError("Namespace", fmt.Sprint(len(h.Key.Namespace), " bytes"), fmt.Sprint("at most ", MaxNamespace))
+	case int64(int(n)) != n:
+		return dst, nil, layoutError("payload", fmt.Sprint(n, " bytes"), "what this machine can address")
+	}
+	var b [HeaderBytes]byte
+	le := binary.LittleEndian
+	copy(b[:], magic[:])
+	le.PutUint16(b[8:], Version)
+	le.PutUint16(b[10:], HeaderBytes)
+	le.PutUint32(b[20:], uint32(len(h.Key.Namespace)))
+	le.PutUint64(b[24:], uint64(n))
+	copy(b[32:], h.Key.Hash[:])
+	l := &h.Layout
+	for i, x := range []int{l.FirstLayer, l.Layers, l.PageSize, h.Tokens, l.KVHeads, l.HeadDim, l.ValueDim, l.ValueGroup} {
+		le.PutUint32(b[64+4*i:], uint32(x))
+	}
+	b[96], b[97], b[98] = dtypeCode(l.DType), uint8(l.Codec), uint8(l.KeyStorage)
+	dst = append(append(dst, b[:]...), h.Key.Namespace...)
+	at := len(dst)
+	dst = append(dst, make([]byte, n)...)
+	return dst, dst[at:], nil
+}
+
+// Seal writes the checksums of a page that Begin made.
+func Seal(page []byte) {
+	le := binary.LittleEndian
+	start := HeaderBytes + le.Uint32(page[20:])
+	le.PutUint32(page[16:], crc32.Checksum(page[start:], table))
+	le.PutUint32(page[12:], headerSum(page[:start]))
+}
+
+func headerSum(b []byte) uint32 {
+	sum := crc32.Update(0, table, b[:12])
+	sum = crc32.Update(sum, table, make([]byte, 4))
+	return crc32.Update(sum, table, b[16:])
+}
+
+// ParseHeader reads the header and namespace at the start of b, which may end
+// after them, and gives the length of the whole page. What is no page is a
+// *FormatError, a page of another version a *VersionError.
+func ParseHeader(b []byte) (h Header, bytes int64, err error) {
+	le := binary.LittleEndian
+	if len(b) < HeaderBytes {
+		return h, 0, formatError("%d bytes, want a header of %d", len(b), HeaderBytes)
+	}
+	if [8]byte(b) != magic {
+		return h, 0, formatError("it begins with %q, want %q", b[:8], magic[:])
+	}
+	if v := int(le.Uint16(b[8:])); v != Version {
+		return h, 0, &VersionError{v}
+	}
+	n := le.Uint32(b[20:])
+	if n > MaxNamespace || len(b) < HeaderBytes+int(n) {
+		return h, 0, formatError("namespace of %d bytes, want at most %d, in %d bytes", n, MaxNamespace, len(b))
+	}
+	b = b[:HeaderBytes+n]
+	if got, want := headerSum(b), le.Uint32(b[12:]); got != want {
+		return h, 0, formatError("checksum of the header is %#08x, want %#08x", got, want)
+	}
+	l := &h.Layout
+	for i, x := range []*int{&l.FirstLayer, &l.Layers, &l.PageSize, &h.Tokens, &l.KVHeads, &l.HeadDim, &l.ValueDim, &l.ValueGroup} {
+		*x = int(int32(le.Uint32(b[64+4*i:])))
+	}
+	l.DType, l.Codec, l.KeyStorage = dtypeOf(b[96]), kernel.Codec(b[97]), kernel.KeyStorage(b[98])
+	h.Key = Key{Namespace: string(b[HeaderBytes:]), Hash: [32]byte(b[32:])}
+	_, payload, err := l.Segments()
+	if err != nil {
+		return h, 0, formatError("%v", err)
+	}
+	switch {
+	case le.Uint16(b[10:]) != HeaderBytes:
+		return h, 0, formatError("header of %d bytes, want %d", le.Uint16(b[10:]), HeaderBytes)
+	case h.Tokens < 1 || h.Tokens > l.PageSize:
+		return h, 0, formatError("%d tokens in a page of %d", h.Tokens, l.PageSize)
+	case le.Uint64(b[24:]) != uint64(payload):
+		return h, 0, formatError("payload of %d bytes, want %d", le.Uint64(b[24:]), payload)
+	}
+	for _, x := range b[99:HeaderBytes] {
+		if x != 0 {
+			return h, 0, formatError("bytes 99 to 127 of the header are not 0")
+		}
+	}
+	return h, int64(len(b)) + payload, nil
+}
+
+// Parse reads a whole page and checks all of it. The payload shares memory with
+// b. Errors are those of ParseHeader.
+func Parse(b []byte) (h Header, payload []byte, err error) {
+	h, n, err := ParseHeader(b)
+	if err != nil {
+		return h, nil, err
+	}
+	if int64(len(b)) != n {
+		return h, nil, formatError("%d bytes, want %d", len(b), n)
+	}
+	payload = b[HeaderBytes+len(h.Key.Namespace):]
+	if got, want := crc32.Checksum(payload, table), binary.LittleEndian.Uint32(b[16:]); got != want {
+		return h, nil, formatError("checksum of the payload is %#08x, want %#08x", got, want)
+	}
+	return h, payload, nil
+}
+
+// Check is Parse of a page that has to be that of k.
+func Check(b []byte, k Key) error {
+	h, _, err := Parse(b)
+	if err != nil {
+		return err
+	}
+	if h.Key != k {
+		return formatError("it is of key %v, want %v", h.Key, k)
+	}
+	return nil
+}
+
+// FormatError reports bytes that are not the page they should be: damaged, cut
+// short, or of another key.
+type FormatError struct{ Reason string }
+
+func (e *FormatError) Error() string { return "page: not a sound page: " + e.Reason }
+
+func formatError(format string, args ...any) error {
+	return &FormatError{fmt.Sprintf(format, args...)}
+}
+
+// VersionError reports a page of a version that this package does not read.
+type VersionError struct{ Got int }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("page: version %d of the format, want %d", e.Got, Version)
+}
