@@ -2,7 +2,7 @@ package attention
 
 import (
 	"fmt"
-	"slices"
+	"math/bits"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -14,6 +14,7 @@ import (
 type Keys struct {
 	Indptr  []int32 // [tokens·KVHeads+1]
 	Indices []int32
+	seen    []uint64 // memory of add
 }
 
 // Of is the list of a query token and KV head, for KVHeads of them.
@@ -83,14 +84,18 @@ func (k *Keys) add(own int64, b budget, top []int32) {
 	for j := int64(0); j <= own && j < int64(b.sinks); j++ {
 		k.Indices = append(k.Indices, int32(j))
 	}
-	start := len(k.Indices)
+	k.seen = append(k.seen[:0], make([]uint64, own/64+1)...) // sorts them
 	for _, j := range top {
 		if j >= 0 {
-			k.Indices = append(k.Indices, j+int32(b.sinks))
+			j += int32(b.sinks)
+			k.seen[j/64] |= 1 << (j % 64)
 		}
 	}
-	slices.Sort(k.Indices[start:])
-	k.Indices = k.Indices[:start+len(slices.Compact(k.Indices[start:]))]
+	for n, word := range k.seen {
+		for ; word != 0; word &= word - 1 {
+			k.Indices = append(k.Indices, int32(n*64+bits.TrailingZeros64(word)))
+		}
+	}
 	for j := max(own+1-int64(b.recent), int64(b.sinks), 0); j <= own; j++ {
 		k.Indices = append(k.Indices, int32(j))
 	}

@@ -51,7 +51,7 @@ func (p *pagedKeys) LowerKV(dst *kernel.Batch) error {
 }
 
 func runSelect(ctx context.Context, std streams, args []string) error {
-	f := newFlags(std, "select", "Decodes one token over a paged cache with planted keys, dense and with each selector:\nattention mass recalled, output error and times (median).")
+	f := newFlags(std, "select", "Decodes one token over a paged cache with planted keys, dense and with each selector\n(nsa: the mass and error of its selected blocks alone):\nattention mass recalled, output error and times (median).")
 	lengths := f.String("keys", "32768,131072", "`numbers` of keys, with commas")
 	size := f.Int("page", 64, "keys a page: `number`")
 	pages := f.Int("pages", 64, "pages that a query head sees: `number`")

@@ -329,9 +329,14 @@ func (s *scene) pqCache() (*contender, error) {
 	return s.singles(func() (*attention.Keys, error) { return p.Select(s.b, s.in, centroids, codes) })
 }
 
+// reAttention finds as many keys as keep the spans of all heads, which every KV head
+// reads, within what one head of the others sees.
 func (s *scene) reAttention() (*contender, error) {
-	local := min(max(s.pages*s.keys.size/2, 1), s.keys.keys)
-	m := attention.ReAttention{Top: max((s.pages*s.keys.size-local)/32, 1), Span: 32, Global: 1, Local: local}
+	local := max(s.pages*s.keys.size/2, 1)
+	if s.pages*s.keys.size >= s.keys.keys {
+		local = s.keys.keys
+	}
+	m := attention.ReAttention{Top: max((s.pages*s.keys.size-local)/(32*selectHeads), 1), Span: 32, Global: 1, Local: local}
 	return s.singles(func() (*attention.Keys, error) { return m.Select(s.b, s.in, s.key) })
 }
 
