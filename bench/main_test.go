@@ -12,6 +12,7 @@ import (
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/bench/internal/report"
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/recurrence"
 )
 
 // call runs a command line.
@@ -44,7 +45,7 @@ func TestModulesAreListed(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &lines); err != nil || status != 0 {
 		t.Fatalf("status %d, %v", status, err)
 	}
-	if got, want := len(lines), len(attention.Modules()); got != want || strings.Count(out, "\n") != want+1 {
+	if got, want := len(lines), len(attention.Modules())+len(recurrence.All()); got != want || strings.Count(out, "\n") != want+1 {
 		t.Errorf("%d modules, want %d:\n%s", got, want, out)
 	}
 	for _, m := range lines {

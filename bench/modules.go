@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/bench/internal/method"
+	"github.com/longctx/longctx/recurrence"
 )
 
 // moduleLine is a line of the table of modules.
@@ -17,7 +19,7 @@ type moduleLine struct {
 }
 
 func listModules(_ context.Context, std streams, args []string) error {
-	f := newFlags(std, "modules", "Lists the techniques of package attention: paper, kind, claim beyond the trained\nlength, what they need, the backends that compute them, what they compose with.")
+	f := newFlags(std, "modules", "Lists the techniques of packages attention and recurrence: paper, kind, claim beyond the trained\nlength, what they need, the backends that compute them, what they compose with.")
 	asJSON := f.Bool("json", false, "print JSON")
 	if err := parse(f, args); err != nil {
 		return err
@@ -35,6 +37,13 @@ func listModules(_ context.Context, std streams, args []string) error {
 			}
 		}
 		lines = append(lines, line)
+	}
+	for _, r := range recurrence.All() {
+		i := r.Info()
+		lines = append(lines, moduleLine{Methods: []string{}, Module: attention.Module{
+			Name: i.Name, Paper: "https://arxiv.org/abs/" + strings.TrimPrefix(i.Paper, "arXiv:"), Kind: "recurrence", Claim: i.Claim,
+			Needs: "a model trained so; reads " + i.Reads.String(), Backends: "cpu", Composes: "other layers, each with pages or states of its own",
+		}})
 	}
 	if *asJSON {
 		e := json.NewEncoder(std.out)

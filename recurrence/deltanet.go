@@ -25,7 +25,7 @@ type DeltaNet struct {
 
 // Info describes the technique.
 func (DeltaNet) Info() Info {
-	return Info{"deltanet", "arXiv:2406.06484", ReadsKey | ReadsBeta, "1/√KeyDim"}
+	return Info{"deltanet", "arXiv:2406.06484", "none", ReadsKey | ReadsBeta, "1/√KeyDim"}
 }
 
 func (DeltaNet) problems(*Config) []string { return nil }

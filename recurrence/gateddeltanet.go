@@ -22,7 +22,7 @@ type GatedDeltaNet struct {
 
 // Info describes the technique.
 func (GatedDeltaNet) Info() Info {
-	return Info{"gated-deltanet", "arXiv:2412.06464", ReadsKey | ReadsGate | ReadsBeta, "1/√KeyDim"}
+	return Info{"gated-deltanet", "arXiv:2412.06464", "weak", ReadsKey | ReadsGate | ReadsBeta, "1/√KeyDim"}
 }
 
 func (GatedDeltaNet) problems(*Config) []string { return nil }

@@ -17,5 +17,5 @@ type GLA struct{ direct }
 
 // Info describes the technique.
 func (GLA) Info() Info {
-	return Info{"gla", "arXiv:2312.06635", ReadsKey | ReadsChannelGate, "1/√KeyDim"}
+	return Info{"gla", "arXiv:2312.06635", "weak", ReadsKey | ReadsChannelGate, "1/√KeyDim"}
 }

@@ -32,7 +32,7 @@ type GSA struct {
 
 // Info describes the technique.
 func (GSA) Info() Info {
-	return Info{"gsa", "arXiv:2409.07146", ReadsKey | ReadsChannelGate, "1/√KeyDim"}
+	return Info{"gsa", "arXiv:2409.07146", "none", ReadsKey | ReadsChannelGate, "1/√KeyDim"}
 }
 
 func (t GSA) problems(c *Config) (out []string) {

@@ -23,7 +23,7 @@ import (
 type HGRN2 struct{}
 
 // Info describes the technique.
-func (HGRN2) Info() Info { return Info{"hgrn2", "arXiv:2404.07904", ReadsChannelGate, "1"} }
+func (HGRN2) Info() Info { return Info{"hgrn2", "arXiv:2404.07904", "none", ReadsChannelGate, "1"} }
 
 func (HGRN2) problems(c *Config) []string { return ownKeys(c) }
 

@@ -25,7 +25,9 @@ type Lightning struct {
 }
 
 // Info describes the technique.
-func (Lightning) Info() Info { return Info{"lightning2", "arXiv:2401.04658", ReadsKey, "1/√KeyDim"} }
+func (Lightning) Info() Info {
+	return Info{"lightning2", "arXiv:2401.04658", "none", ReadsKey, "1/√KeyDim"}
+}
 
 func (t Lightning) problems(c *Config) (out []string) {
 	if t.Slopes == nil && (t.Layer < 0 || t.Layer >= t.Layers) {

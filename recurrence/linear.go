@@ -26,7 +26,7 @@ type Linear struct {
 }
 
 // Info describes the technique.
-func (Linear) Info() Info { return Info{"linear", "arXiv:2006.16236", ReadsKey, "1/√KeyDim"} }
+func (Linear) Info() Info { return Info{"linear", "arXiv:2006.16236", "none", ReadsKey, "1/√KeyDim"} }
 
 func (Linear) problems(c *Config) []string { return nil }
 

@@ -19,7 +19,7 @@ import (
 // normalisation after it are the model's.
 //
 // Claim: quality near transformers' of the same size; recall and retrieval fall
-// behind where the state is small.
+// behind where the state is small. Nothing is claimed beyond the trained length.
 //
 // Cost: that of package recurrence, gated; products of queries and keys are made
 // once for the heads of a group.
@@ -31,7 +31,9 @@ type Mamba2 struct {
 }
 
 // Info describes the technique.
-func (Mamba2) Info() Info { return Info{"mamba2", "arXiv:2405.21060", ReadsKey | ReadsDelta, "1"} }
+func (Mamba2) Info() Info {
+	return Info{"mamba2", "arXiv:2405.21060", "none", ReadsKey | ReadsDelta, "1"}
+}
 
 func (t Mamba2) problems(c *Config) (out []string) {
 	if t.A != nil && len(t.A) != c.Heads {

@@ -27,7 +27,7 @@ type MLSTM struct{}
 
 // Info describes the technique.
 func (MLSTM) Info() Info {
-	return Info{"mlstm", "arXiv:2405.04517", ReadsKey | ReadsGate | ReadsInput, "1/√KeyDim"}
+	return Info{"mlstm", "arXiv:2405.04517", "weak", ReadsKey | ReadsGate | ReadsInput, "1/√KeyDim"}
 }
 
 func (MLSTM) problems(c *Config) []string {

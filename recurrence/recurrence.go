@@ -25,6 +25,7 @@ type Recurrence interface {
 type Info struct {
 	Name  string
 	Paper string // "arXiv:2307.08621"
+	Claim string // beyond the trained length: "weak" (perplexity stays flat) or "none"
 	Reads Inputs // what a Step gives besides Query and Value
 	Scale string // of outputs, where Config.Scale is 0
 }
@@ -45,6 +46,30 @@ const (
 // All is every technique with its default parameters, by name.
 func All() []Recurrence {
 	return []Recurrence{DeltaNet{}, GatedDeltaNet{}, GLA{}, GSA{Slots: 64}, HGRN2{}, Lightning{Layers: 1}, Linear{}, Mamba2{}, MLSTM{}, RetNet{}, RWKV6{}, SimpleGLA{}}
+}
+
+// Find returns a technique with its default parameters. The error names those
+// there are.
+func Find(name string) (Recurrence, error) {
+	var names []string
+	for _, r := range All() {
+		if r.Info().Name == name {
+			return r, nil
+		}
+		names = append(names, r.Info().Name)
+	}
+	return nil, fmt.Errorf("recurrence: no technique %q, have %s", name, strings.Join(names, ", "))
+}
+
+// String lists the tensors.
+func (x Inputs) String() string {
+	var names []string
+	for i, name := range []string{"Key", "Gate", "Gate of channels", "Beta", "Input", "Delta", "Bonus"} {
+		if x>>i&1 != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // Config is what is fixed for one layer.

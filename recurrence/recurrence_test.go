@@ -475,6 +475,16 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestNames: an unknown name is an error, and inputs are listed.
+func TestNames(t *testing.T) {
+	if _, err := Find("rwkv"); err == nil {
+		t.Error("an unknown name: no error")
+	}
+	if got, want := (GatedDeltaNet{}).Info().Reads.String(), "Key, Gate, Beta"; got != want {
+		t.Errorf("Reads is %q, want %q", got, want)
+	}
+}
+
 // plain is a Backend that is no Scanner.
 type plain struct{ kernel.Backend }
 
@@ -487,6 +497,9 @@ func TestAll(t *testing.T) {
 			t.Errorf("%s: a name of its own and a paper are wanted", i.Name)
 		}
 		names[i.Name] = true
+		if found, err := Find(i.Name); err != nil || found.Info().Name != i.Name || i.Claim != "weak" && i.Claim != "none" {
+			t.Errorf("%s: found %v, %v; claim %q", i.Name, found, err, i.Claim)
+		}
 		if !slices.ContainsFunc(papers, func(p paper) bool { return p.rec.Info().Name == i.Name }) {
 			t.Errorf("%s has no rule to be tested against", i.Name)
 		}

@@ -29,7 +29,7 @@ type RetNet struct {
 }
 
 // Info describes the technique.
-func (RetNet) Info() Info { return Info{"retnet", "arXiv:2307.08621", ReadsKey, "1/√KeyDim"} }
+func (RetNet) Info() Info { return Info{"retnet", "arXiv:2307.08621", "none", ReadsKey, "1/√KeyDim"} }
 
 func (r RetNet) problems(c *Config) (out []string) {
 	if r.Gammas != nil && len(r.Gammas) != c.Heads {

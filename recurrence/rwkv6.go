@@ -21,5 +21,5 @@ type RWKV6 struct{ direct }
 
 // Info describes the technique.
 func (RWKV6) Info() Info {
-	return Info{"rwkv6", "arXiv:2404.05892", ReadsKey | ReadsChannelGate | ReadsBonus, "1"}
+	return Info{"rwkv6", "arXiv:2404.05892", "weak", ReadsKey | ReadsChannelGate | ReadsBonus, "1"}
 }

@@ -17,7 +17,7 @@ type SimpleGLA struct{ direct }
 
 // Info describes the technique.
 func (SimpleGLA) Info() Info {
-	return Info{"simple-gla", "arXiv:2312.06635", ReadsKey | ReadsGate, "1/√KeyDim"}
+	return Info{"simple-gla", "arXiv:2312.06635", "none", ReadsKey | ReadsGate, "1/√KeyDim"}
 }
 
 // direct is a technique that is a recurrence of package kernel as it stands.
