@@ -36,6 +36,7 @@ type scanScratch struct {
 	g      []float64 // [gate][1+token] sums of gates, in powers of two
 	e, w   []float32 // [channel][token] factors; decayed queries or keys
 	packed []float32
+	same   []float32 // [feature] one factor
 	p, a   []float32 // [token][token] weights of outputs, and of the delta rule negated
 	u, o   []float32 // [token][feature]
 	beta   [tile]float32
@@ -63,6 +64,7 @@ func (s *scanScratch) grow(t *scan) {
 	for _, x := range []*[]float32{&s.qk, &s.kk, &s.p, &s.a} {
 		fit(x, tile*tile)
 	}
+	fit(&s.same, t.valueDim)
 	fit(&s.u, tile*s.ld)
 	fit(&s.o, tile*s.ld)
 	fit(&s.g, t.gateRows*(tile+1))
@@ -319,10 +321,10 @@ func (s *scanScratch) diagonal(t *scan, h int) {
 }
 
 // decay is x [channel][token] by the gates up to each token, or from each to the
-// end. It is x itself without gates.
+// end. It is x itself where nothing decays. For a gradient the factors are kept.
 func (s *scanScratch) decay(t *scan, x []float32, shift int, toEnd bool) []float32 {
-	if t.gateRows == 0 {
-		return x
+	if t.gateRows == 0 || s.n == 1 && (toEnd || shift > 0) && !s.back.in {
+		return x // of one token the factors are 1
 	}
 	for d := range t.gateRows {
 		g, e := s.g[d*(tile+1):][:s.n+1], s.e[d*tile:][:tile]
@@ -425,14 +427,21 @@ func (s *scanScratch) chunkFactors(t *scan) []float32 {
 
 // advance takes the chunk into the state.
 func (s *scanScratch) advance(t *scan, state vec.Matrix) {
-	if t.gateRows > 0 {
-		kept := s.chunkFactors(t)
-		for d := range t.keyDim {
-			vec.ScaleRow(state.X[d*state.Row:][:t.valueDim], kept[min(d, t.gateRows-1)])
+	start := vec.Keep
+	switch {
+	case t.channels:
+		for d, f := range s.chunkFactors(t)[:t.keyDim] {
+			vec.ScaleRow(state.X[d*state.Row:][:t.valueDim], f)
+		}
+	case t.gateRows > 0: // one factor for all: the product does it on its way
+		start = vec.Scale
+		f := s.chunkFactors(t)[0]
+		for i := range t.valueDim {
+			s.same[i] = f
 		}
 	}
 	k := s.decay(t, s.k, 0, true)
-	vec.MulAdd(s.policy, state, vec.Matrix{X: k, Row: tile, Col: 1}, vec.Matrix{X: s.u, Row: s.ld, Col: 1}, t.keyDim, s.n, t.valueDim, vec.Keep, nil)
+	vec.MulAdd(s.policy, state, vec.Matrix{X: k, Row: tile, Col: 1}, vec.Matrix{X: s.u, Row: s.ld, Col: 1}, t.keyDim, s.n, t.valueDim, start, s.same)
 }
 
 func readStates(v *tensor.View) scanStates {

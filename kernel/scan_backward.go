@@ -5,7 +5,8 @@ import "github.com/longctx/longctx/tensor"
 // ScanBackwardArgs asks for the gradients of a Scan with the same input. They are
 // written, not added to, and independent of the number of workers; rule 24 does
 // not fix their bits. States are read, not written. The gradient of a gate that
-// counts as another value is 0.
+// counts as another value is 0. A backend may keep the states before each chunk,
+// KeyDim·ValueDim·4 bytes for 64 tokens of the heads it is at.
 type ScanBackwardArgs struct {
 	ScanInput
 	DOut   tensor.View // [tokens, Heads, ValueDim] as Value, or F32

@@ -93,3 +93,18 @@ func TestRandomScans(t *testing.T) {
 		}
 	}
 }
+
+// TestScansAreOptional: a backend that is no Scanner refuses with reasons, and
+// fails no case.
+func TestScansAreOptional(t *testing.T) {
+	b := cpu.New(cpu.Options{Workers: 1})
+	defer b.Close()
+	for _, c := range Cases() {
+		if c.Op == "scan" || c.Op == "scanbackward" {
+			r := Check(struct{ kernel.Backend }{b}, c, kernel.Exact)
+			if skip, fail := r.verdict(false); skip == "" || fail != "" {
+				t.Errorf("%s: skipped %q, failed %q", c.Name, skip, fail)
+			}
+		}
+	}
+}
