@@ -176,6 +176,9 @@ func (s SelectorInfo) module() Module {
 		Needs: s.Kind + "; " + s.Needs, Backends: everywhere, Composes: "causal masks, position modules, scores, frequencies of package rope; plain pages",
 	}
 	const found = "soft cap; keys stored PostRoPE, plain pages or contiguous"
+	if make, ok := newPrefillSelectors[s.Name]; ok {
+		out.Backends, out.New = "cpu", make
+	}
 	switch s.Name {
 	case Quest{}.Info().Name:
 		out.New = func(ModelSizes) any { return Quest{Pages: 64, Sinks: 1, Recent: 1} }

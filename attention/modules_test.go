@@ -162,6 +162,9 @@ func takes(t *testing.T, b kernel.Backend, s attention.ModelSizes, name string, 
 		if m.Pages < 1 || m.Recent < 1 {
 			t.Errorf("%s: %+v", name, m)
 		}
+	case attention.MoBA, attention.MInference, attention.FlexPrefill, attention.XAttention, attention.SpargeAttn, attention.SampleAttention:
+		config.Mask.Kinds |= kernel.MaskBlocks
+		err = prefillsWith(b, m)
 	default:
 		t.Errorf("%s: a %T is not in this test", name, value)
 	}

@@ -20,7 +20,7 @@ type SelectorInfo struct {
 
 // Selectors lists the selectors of this package.
 func Selectors() []SelectorInfo {
-	return []SelectorInfo{Quest{}.Info(), MagicPIG{}.Info(), RetrievalAttention{}.Info()}
+	return append([]SelectorInfo{Quest{}.Info(), MagicPIG{}.Info(), RetrievalAttention{}.Info()}, prefillSelectors()...)
 }
 
 // Selection is what a selector chooses from: the queries of one layer of a
