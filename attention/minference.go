@@ -157,8 +157,9 @@ func (p *prefill) sums(s int, weights []float32) (columns, diagonals []float32) 
 }
 
 // Choose returns for each query head the candidate that recalls most of the weights
-// of the last Last queries of all sequences, of equal ones the earlier: candidates
-// are to cost about the same. It is the paper's search, of a sample of prompts.
+// of Last evenly spaced queries of each sequence, of equal ones the earlier:
+// candidates are to cost about the same. The paper searches so, by output error, once
+// for a model.
 func (m MInference) Choose(b kernel.Backend, in *Selection, key tensor.View, candidates []MInferenceHead) ([]MInferenceHead, error) {
 	p, err := newPrefill("minference", b, in, key, m.Block)
 	if err != nil {
@@ -182,15 +183,21 @@ func (m MInference) Choose(b kernel.Backend, in *Selection, key tensor.View, can
 	for h := range out {
 		recalled := make([]float64, len(candidates))
 		for s := range in.SeqLens {
-			if n, _ := p.queries(s); n == 0 {
+			n, _ := p.queries(s)
+			if n == 0 {
 				continue
 			}
-			weights, err := m.weights(p, s, h)
+			last, err := m.weights(p, s, h)
+			if err != nil {
+				return nil, fmt.Errorf("attention: minference: %w", err)
+			}
+			step := max(n/m.Last, 1)
+			spread, err := p.sampled(s, h, min(m.Last, n), step)
 			if err != nil {
 				return nil, fmt.Errorf("attention: minference: %w", err)
 			}
 			for i, c := range candidates {
-				recalled[i] += p.recalled(s, weights, m.marker(p, &pool, c, weights, s, h))
+				recalled[i] += p.recalled(s, spread, step, m.marker(p, &pool, c, last, s, h))
 			}
 		}
 		best := 0
@@ -204,18 +211,19 @@ func (m MInference) Choose(b kernel.Backend, in *Selection, key tensor.View, can
 	return out, nil
 }
 
-// recalled is the weight of what a marker lets the last queries see.
-func (p *prefill) recalled(s int, weights []float32, mark marker) (sum float64) {
+// recalled is the weight of what a marker lets sampled queries see.
+func (p *prefill) recalled(s int, weights []float32, step int, mark marker) (sum float64) {
 	keys := int(p.in.SeqLens[s])
 	n, have := len(weights)/keys, -1
 	var see []bool
 	for r := range n {
-		if block := (keys - n + r) / p.block; block != have {
+		i := keys - 1 - (n-1-r)*step
+		if block := i / p.block; block != have {
 			have, see = block, make([]bool, block+1)
 			mark(block, see)
 			see[block] = true
 		}
-		for j, w := range weights[r*keys:][:keys-n+r+1] {
+		for j, w := range weights[r*keys:][:i+1] {
 			if see[j/p.block] {
 				sum += float64(w)
 			}
