@@ -271,6 +271,9 @@ func (p *prefill) sampled(s, h, n, step int) ([]float32, error) {
 	if k.Stride[0] != k.Stride[1]*k.Shape[1] {
 		return nil, fmt.Errorf("Key has strides %v, want pages one after another", k.Stride[:4])
 	}
+	if k.Shape[0]*k.Shape[1] > math.MaxInt32 {
+		return nil, fmt.Errorf("Key has %d slots, want at most 2³¹−1", k.Shape[0]*k.Shape[1])
+	}
 	keys, g := int(p.in.SeqLens[s]), int64(h/p.group)
 	flat := tensor.View{Buf: k.Buf, DType: k.DType, Rank: 3, Offset: k.Offset}
 	copy(flat.Shape[:], []int64{k.Shape[0] * k.Shape[1], k.Shape[2], k.Shape[3]})

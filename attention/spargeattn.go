@@ -143,7 +143,7 @@ func likeness(x []float32, dim int) (out float64) {
 		}
 	}
 	for _, v := range sums {
-		out += v / float64(n) * v / float64(n)
+		out += float64(v / float64(n) * (v / float64(n))) // rounded, so that it is the same everywhere
 	}
 	return out
 }

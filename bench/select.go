@@ -62,7 +62,7 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	pages := f.Int("pages", 64, "pages that a query head sees: `number`")
 	repeats := f.Int("repeats", 15, "timed repeats: `number`")
 	names := f.String("selectors", strings.Join(selectNames, ","), "`names` of selectors, with commas")
-	queries := f.Int("queries", 0, "prefill the last `number` of tokens with the prefill selectors instead; 0: decode")
+	queries := f.Int("queries", 0, "prefill the last `number` of tokens, with the prefill selectors alone; 0: decode")
 	asJSON := f.Bool("json", false, "print JSON")
 	if err := parse(f, args); err != nil {
 		return err

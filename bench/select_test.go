@@ -50,7 +50,7 @@ func TestSelectOfOne(t *testing.T) {
 }
 
 func TestSelectRefusesBadFlags(t *testing.T) {
-	for _, args := range []string{"-keys 3", "-keys x", "-keys 9999999999", "-page 0", "-pages 0", "-pages 1", "-repeats 0", "-selectors none"} {
+	for _, args := range []string{"-keys 3", "-keys x", "-keys 9999999999", "-page 0", "-pages 0", "-pages 1", "-repeats 0", "-selectors none", "-queries -1", "-keys 20 -queries 21"} {
 		var out, errs bytes.Buffer
 		if err := runSelect(context.Background(), streams{&out, &errs}, strings.Fields(args)); err == nil {
 			t.Errorf("%s: no error", args)
