@@ -357,6 +357,9 @@ func (p *prefill) lines(s int, verticals, slashes []int) marker {
 				continue
 			}
 			for _, o := range whole[d] {
+				if c := block - d; see[c] && see[max(c-1, 0)] {
+					break // such slashes cross no other block
+				}
 				for c := max(lo-o, 0) / p.block; c <= (hi-1-o)/p.block && hi-1 >= o; c++ {
 					see[c] = true
 				}
