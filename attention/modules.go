@@ -179,7 +179,8 @@ func (s SelectorInfo) module() Module {
 	if s.Name != (Quest{}).Info().Name { // they work in host memory
 		out.Backends = "cpu"
 	}
-	if !slices.Contains([]string{"quest", "infllm", "longheads"}, s.Name) { // they list keys, not blocks
+	prefill, blocks := newPrefillSelectors[s.Name], []string{"quest", "infllm", "longheads"}
+	if prefill == nil && !slices.Contains(blocks, s.Name) { // they list keys, not blocks
 		out.Composes = "KeyAttention: position modules, SoftCap, frequencies of package rope; plain pages"
 	}
 	switch s.Name {
@@ -190,7 +191,9 @@ func (s SelectorInfo) module() Module {
 	case MagicPIG{}.Info().Name, RetrievalAttention{}.Info().Name:
 		out.Composes = "soft cap; keys stored PostRoPE, plain pages or contiguous"
 	}
-	out.New = newSelectors[s.Name]
+	if out.New = newSelectors[s.Name]; prefill != nil {
+		out.New = prefill
+	}
 	return out
 }
 

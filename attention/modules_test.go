@@ -165,6 +165,9 @@ func takes(t *testing.T, b kernel.Backend, s attention.ModelSizes, name string, 
 	case attention.SparQ, attention.Loki, attention.DoubleSparse, attention.InfLLM, attention.LongHeads, attention.PQCache,
 		attention.ReAttention, attention.SqueezedAttention, attention.NSA:
 		takesSelector(t, b, s, name, m)
+	case attention.MoBA, attention.MInference, attention.FlexPrefill, attention.XAttention, attention.SpargeAttn, attention.SampleAttention:
+		config.Mask.Kinds |= kernel.MaskBlocks
+		err = prefillsWith(b, m)
 	default:
 		t.Errorf("%s: a %T is not in this test", name, value)
 	}

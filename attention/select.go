@@ -20,7 +20,7 @@ type SelectorInfo struct {
 
 // Selectors lists the selectors of this package.
 func Selectors() []SelectorInfo {
-	return []SelectorInfo{
+	list := []SelectorInfo{
 		Quest{}.Info(),
 		SparQ{}.Info(),
 		Loki{}.Info(),
@@ -34,6 +34,7 @@ func Selectors() []SelectorInfo {
 		MagicPIG{}.Info(),
 		RetrievalAttention{}.Info(),
 	}
+	return append(list, prefillSelectors()...)
 }
 
 // Selection is what a selector chooses from: the queries of one layer of a

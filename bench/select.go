@@ -57,6 +57,7 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	pages := f.Int("pages", 64, "pages that a query head sees: `number`")
 	repeats := f.Int("repeats", 15, "timed repeats: `number`")
 	which := f.String("selectors", "", "`names` with commas (default: all, "+strings.Join(selectorNames(), ", ")+")")
+	queries := f.Int("queries", 0, "prefill the last `number` of tokens, with the prefill selectors alone; 0: decode")
 	asJSON := f.Bool("json", false, "print JSON")
 	if err := parse(f, args); err != nil {
 		return err
@@ -72,12 +73,18 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	if *size < 1 || *size > 1<<12 {
 		return fmt.Errorf("-page is %d, want 1 to %d", *size, 1<<12)
 	}
+	if *queries < 0 {
+		return fmt.Errorf("-queries is %d, want at least 0", *queries)
+	}
 	if *repeats < 1 {
 		return fmt.Errorf("-repeats is %d, want at least 1", *repeats)
 	}
 	keys, err := keyCounts(*lengths)
 	if err != nil {
 		return err
+	}
+	if *queries != 0 {
+		return runSelectPrefill(ctx, std, keys, *size, *queries, *repeats, *asJSON)
 	}
 	var results []selectResult
 	for _, n := range keys {

@@ -52,10 +52,26 @@ func TestSelectOfOne(t *testing.T) {
 }
 
 func TestSelectRefusesBadFlags(t *testing.T) {
-	for _, args := range []string{"-keys 3", "-keys x", "-keys 9999999999", "-page 0", "-pages 0", "-pages 1", "-repeats 0", "-selectors none"} {
+	for _, args := range []string{"-keys 3", "-keys x", "-keys 9999999999", "-page 0", "-pages 0", "-pages 1", "-repeats 0", "-selectors none", "-queries -1", "-keys 20 -queries 21"} {
 		var out, errs bytes.Buffer
 		if err := runSelect(context.Background(), streams{&out, &errs}, strings.Fields(args)); err == nil {
 			t.Errorf("%s: no error", args)
+		}
+	}
+}
+
+func TestSelectOfPrefillFindsWhatIsPlanted(t *testing.T) {
+	var out, errs bytes.Buffer
+	if err := runSelect(context.Background(), streams{&out, &errs}, strings.Fields("-json -keys 2048 -page 16 -queries 64 -repeats 1")); err != nil {
+		t.Fatal(err)
+	}
+	var got []selectResult
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 9 {
+		t.Fatalf("%v: %s", err, &out)
+	}
+	for _, r := range got {
+		if r.Mass > 1.00001 || r.Selector != "minference a-shape" && r.Mass < 0.8 {
+			t.Errorf("%+v, want a mass of 0.8 to 1", r)
 		}
 	}
 }
