@@ -172,11 +172,17 @@ func (t *trial) scores(c distillCase) {
 	})
 }
 
-// close: got is want, but for the rounding of sums of some size.
+// close: got is want, but for the rounding of sums of some size. Of what is wrong
+// the first is told, and the rest counted.
 func (t *trial) close(name string, at int, got, want, size float64) {
-	if finite(size) && math.Abs(want) < 1e37 && !(math.Abs(got-want) <= size*0x1p-23+1e-37) {
-		t.wrong("%s: element %d is %v, want %v", name, at, got, want)
+	if !finite(size) || !(math.Abs(want) < 1e37) || math.Abs(got-want) <= size*0x1p-23+1e-37 {
+		return
 	}
+	if t.result.Differences > 0 {
+		t.result.Differences++
+		return
+	}
+	t.wrong("%s: element %d is %v, want %v", name, at, got, want)
 }
 
 // lossOracle is what a ScoreLoss gives, by rule 23 and in real numbers.

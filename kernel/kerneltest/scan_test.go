@@ -79,7 +79,11 @@ func randomScan(seed uint64) (scanCase, Layout) {
 func TestRandomScans(t *testing.T) {
 	b := cpu.New(cpu.Options{Workers: 2})
 	defer b.Close()
-	for seed := range uint64(50) {
+	seeds := uint64(50)
+	if testing.Short() {
+		seeds = 12
+	}
+	for seed := range seeds {
 		c, l := randomScan(seed)
 		for _, policy := range []kernel.Policy{kernel.Exact, kernel.Fast} {
 			r := Result{Case: fmt.Sprintf("seed %d: %+v", seed, c), Policy: policy}
