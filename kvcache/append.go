@@ -19,7 +19,8 @@ func (c *Cache) Append(layer int, slots []int32, key, value tensor.View) error {
 		return err
 	}
 	args := c.appends.Get().(*kernel.AppendArgs)
-	*args = kernel.AppendArgs{Key: key, Value: value, KeyCache: c.keys[layer], ValueCache: c.values[layer], Slots: slots}
+	plain := c.plain.Load()
+	*args = kernel.AppendArgs{Key: key, Value: value, KeyCache: plain.keys[layer], ValueCache: plain.values[layer], Slots: slots}
 	args.KeyScale, args.ValueScale = c.scales(layer)
 	err := c.checkAppend(args)
 	if err == nil {

@@ -240,10 +240,11 @@ func (c *Cache) gatherRows(g *gather) error {
 		}
 		return c.backend.GatherRows(&a)
 	}
-	for layer := range c.keys {
-		err := call(c.keys[layer], &g.key)
+	plain := c.plain.Load()
+	for layer := range plain.keys {
+		err := call(plain.keys[layer], &g.key)
 		if err == nil {
-			err = call(c.values[layer], &g.value)
+			err = call(plain.values[layer], &g.value)
 		}
 		if err != nil {
 			return fmt.Errorf("kvcache: Apply: copying %d rows of layer %d: %w", len(g.key.dst), layer, err)

@@ -16,7 +16,8 @@ func (c *Cache) allocCoded(layer int) error {
 		return nil
 	}
 	pages, size, heads := int64(f.CodedPages), int64(f.PageSize), int64(f.KVHeads)
-	var l codedLayer
+	c.coded = append(c.coded, codedLayer{}) // Close finds what there is
+	l := &c.coded[layer]
 	for _, t := range []struct {
 		view  *tensor.View
 		dtype tensor.DType
@@ -34,7 +35,6 @@ func (c *Cache) allocCoded(layer int) error {
 			return fmt.Errorf("kvcache: coded pages of layer %d of %d: %w", layer, f.Layers, err)
 		}
 	}
-	c.coded = append(c.coded, l)
 	return nil
 }
 
@@ -68,6 +68,13 @@ func newCodes(c *Config) codes {
 		n.origin[i] = none
 	}
 	return n
+}
+
+// grow makes more plain pages, if there are coded ones.
+func (n *codes) grow(pages int) {
+	for n.origin != nil && len(n.twin) < pages {
+		n.twin = append(n.twin, none)
+	}
 }
 
 func (n *codes) join(plain, coded int32) { n.twin[plain], n.origin[coded] = coded, plain }
@@ -172,13 +179,13 @@ const encodeAtOnce = 256
 
 // encode codes pages src to pages dst in all layers.
 func (c *Cache) encode() error {
-	n := &c.codes
+	n, plain := &c.codes, c.plain.Load()
 	defer func() { n.args = kernel.EncodeArgs{Encoded: n.args.Encoded[:0]} }()
 	for lo := 0; lo < len(n.src); lo += encodeAtOnce {
 		hi := min(lo+encodeAtOnce, len(n.src))
 		for layer := range c.coded {
 			a := &n.args
-			*a = kernel.EncodeArgs{Codec: c.config.Codec, Key: c.keys[layer], Value: c.values[layer],
+			*a = kernel.EncodeArgs{Codec: c.config.Codec, Key: plain.keys[layer], Value: plain.values[layer],
 				CodedKey: c.coded[layer].key, CodedValue: c.coded[layer].value, Src: n.src[lo:hi], Dst: n.dst[lo:hi], Encoded: a.Encoded[:0]}
 			a.KeyScale, a.ValueScale = c.scales(layer)
 			for range n.src[lo:hi] {

@@ -13,6 +13,7 @@ import (
 type Config struct {
 	Layers   int
 	Pages    int // of each layer; Pages·PageSize < 2³¹
+	MaxPages int // that Cache.Grow can reach, on a backend that is a kernel.Grower; 0: Pages
 	PageSize int // tokens a page
 	KVHeads  int
 	HeadDim  int // features of a key
@@ -67,10 +68,12 @@ func (c *Config) pageBytes() (plain, coded int64, ok bool) {
 		coded = codes + keys + values
 		ok = ok && ok1 && ok2 && ok3 && codes < 1<<61 && keys < 1<<61 && values < 1<<61
 	}
-	_, okPlain := product(plain, int64(c.Pages), 2)
+	_, okPlain := product(plain, int64(c.maxPages()), 2)
 	_, okCoded := product(coded, int64(c.CodedPages), 2)
 	return plain, coded, ok && okPlain && okCoded
 }
+
+func (c *Config) maxPages() int { return max(c.Pages, c.MaxPages) }
 
 func (c *Config) valueGroup() int {
 	if c.ValueGroup == 0 {
@@ -91,7 +94,10 @@ func (c *Config) check() error {
 			return valueError(f.name, f.value, "1 to 2³¹−1")
 		}
 	}
-	if n := int64(c.Pages) * int64(c.PageSize); n > math.MaxInt32 {
+	if c.MaxPages != 0 && (c.MaxPages < c.Pages || c.MaxPages > math.MaxInt32) {
+		return valueError("Config.MaxPages", c.MaxPages, "0 or %d to 2³¹−1", c.Pages)
+	}
+	if n := int64(c.maxPages()) * int64(c.PageSize); n > math.MaxInt32 {
 		return valueError("Config.Pages·PageSize", n, "at most 2³¹−1: a slot is an int32")
 	}
 	if !c.DType.Valid() || c.DType == tensor.U8 {

@@ -168,11 +168,12 @@ func (c *Cache) copyPages() error {
 	if len(args.Src) == 0 {
 		return nil
 	}
-	for layer := range c.keys {
-		args.Cache = c.keys[layer]
+	plain := c.plain.Load()
+	for layer := range plain.keys {
+		args.Cache = plain.keys[layer]
 		err := c.backend.CopyPages(args)
 		if err == nil {
-			args.Cache = c.values[layer]
+			args.Cache = plain.values[layer]
 			err = c.backend.CopyPages(args)
 		}
 		if err != nil {

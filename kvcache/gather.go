@@ -23,18 +23,19 @@ func (c *Cache) Gather(layer int, id ID) (key, value tensor.View, err error) {
 	if err != nil {
 		return tensor.View{}, tensor.View{}, err
 	}
+	plain := c.plain.Load()
 	if c.config.Codec != kernel.NoCodec {
 		keyScale, valueScale := c.scales(layer)
-		if key, err = c.gatherCoded(s, &c.keys[layer], &keyScale, &c.coded[layer].key); err != nil {
+		if key, err = c.gatherCoded(s, &plain.keys[layer], &keyScale, &c.coded[layer].key); err != nil {
 			return tensor.View{}, tensor.View{}, err
 		}
-		value, err = c.gatherCoded(s, &c.values[layer], &valueScale, &c.coded[layer].value)
+		value, err = c.gatherCoded(s, &plain.values[layer], &valueScale, &c.coded[layer].value)
 		return key, value, err
 	}
-	if key, err = c.gather(s, &c.keys[layer]); err != nil {
+	if key, err = c.gather(s, &plain.keys[layer]); err != nil {
 		return tensor.View{}, tensor.View{}, err
 	}
-	value, err = c.gather(s, &c.values[layer])
+	value, err = c.gather(s, &plain.values[layer])
 	return key, value, err
 }
 

@@ -76,8 +76,19 @@ func NewHeads(b kernel.Backend, c Config) (*HeadCache, error) {
 	return &HeadCache{config: c, cache: cache, sequences: map[ID]*headSequence{}}, nil
 }
 
-// Config returns what NewHeads was given, with ValueGroup filled in.
-func (h *HeadCache) Config() Config { return h.config }
+// Config returns what NewHeads was given, with ValueGroup filled in and the Pages
+// that Grow has reached.
+func (h *HeadCache) Config() Config {
+	c := h.config
+	c.Pages = h.cache.Config().Pages
+	return c
+}
+
+// Grow gives the cache so many pages of a head in all, as Cache.Grow.
+func (h *HeadCache) Grow(pages int) error { return h.cache.Grow(pages) }
+
+// Close gives the memory back, as Cache.Close.
+func (h *HeadCache) Close() error { return h.cache.Close() }
 
 func (h *HeadCache) find(id ID) (*headSequence, error) {
 	s := h.sequences[id]

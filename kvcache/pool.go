@@ -19,6 +19,18 @@ func newPool(pages int) pool {
 	return p
 }
 
+// grow makes more pages, which are given after those that there are.
+func (p *pool) grow(pages int) {
+	have := len(p.refs)
+	p.refs = append(p.refs, make([]int32, pages-have)...)
+	p.held = append(p.held, make([]int32, pages-have)...)
+	free := make([]int32, 0, pages)
+	for page := pages - 1; page >= have; page-- {
+		free = append(free, int32(page))
+	}
+	p.free = append(free, p.free...)
+}
+
 // take gives a free page to one table. The caller has seen that there is one.
 func (p *pool) take() int32 {
 	last := len(p.free) - 1

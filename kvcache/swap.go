@@ -39,7 +39,8 @@ type hostPages struct {
 	record   int64 // bytes of a page
 	bytes    []byte
 	buffer   tensor.Buffer
-	tensors  [][2]tensor.View // of the cache, and their likes of the host
+	tensors  []tensor.View        // of the host
+	likes    func() []tensor.View // of the cache: Grow makes others
 	free     []int32
 	total    int
 }
@@ -75,11 +76,11 @@ func (c *Cache) NewSwapSpace(pages, codedPages int) (*SwapSpace, error) {
 	}
 	w := &SwapSpace{cache: c, swapper: swapper, swapped: map[ID]*sequence{}}
 	var err error
-	if w.plain, err = w.alloc(pages, c.layout(false), c.plainTensors()); err != nil {
+	if w.plain, err = w.alloc(pages, c.layout(false), c.plainTensors); err != nil {
 		return nil, err
 	}
 	if c.config.Codec != kernel.NoCodec {
-		if w.coded, err = w.alloc(codedPages, c.layout(true), c.codedTensors()); err != nil {
+		if w.coded, err = w.alloc(codedPages, c.layout(true), c.codedTensors); err != nil {
 			return nil, errors.Join(err, w.plain.close())
 		}
 	}
@@ -97,8 +98,9 @@ func (c *Cache) layout(coded bool) page.Layout {
 }
 
 func (c *Cache) plainTensors() (list []tensor.View) {
-	for i := range c.keys {
-		list = append(list, c.keys[i], c.values[i])
+	plain := c.plain.Load()
+	for i := range plain.keys {
+		list = append(list, plain.keys[i], plain.values[i])
 	}
 	return list
 }
@@ -113,8 +115,8 @@ func (c *Cache) codedTensors() (list []tensor.View) {
 	return list
 }
 
-func (w *SwapSpace) alloc(pages int, l page.Layout, tensors []tensor.View) (*hostPages, error) {
-	h := &hostPages{layout: l, total: pages}
+func (w *SwapSpace) alloc(pages int, l page.Layout, likes func() []tensor.View) (*hostPages, error) {
+	h := &hostPages{layout: l, total: pages, likes: likes}
 	var err error
 	if h.segments, h.record, err = l.Segments(); err != nil {
 		return nil, fmt.Errorf("kvcache: swap space: %w", err)
@@ -134,11 +136,11 @@ func (w *SwapSpace) alloc(pages int, l page.Layout, tensors []tensor.View) (*hos
 		return nil, errors.Join(errors.New("kvcache: swap space: the backend's HostAlloc gave memory without Bytes"), h.close())
 	}
 	h.bytes = memory.Bytes()
-	for i, v := range tensors {
+	for i, v := range likes() {
 		host, s := v, h.segments[1+i]
 		host.Buf, host.Shape[0] = h.buffer, int64(pages)
 		host.Stride[0], host.Offset = h.record/s.Size, s.Offset/s.Size
-		h.tensors = append(h.tensors, [2]tensor.View{v, host})
+		h.tensors = append(h.tensors, host)
 	}
 	for i := pages - 1; i >= 0; i-- {
 		h.free = append(h.free, int32(i))
@@ -177,11 +179,11 @@ func (w *SwapSpace) transfer(ctx context.Context, h *hostPages, cachePages, host
 	}
 	var under []kernel.Transfer
 	var err error
-	for i := range h.tensors {
+	for i, like := range h.likes() {
 		if err = ctx.Err(); err != nil {
 			break
 		}
-		t, failed := start(&kernel.SwapArgs{Cache: h.tensors[i][0], Host: h.tensors[i][1], CachePages: cachePages, HostPages: host})
+		t, failed := start(&kernel.SwapArgs{Cache: like, Host: h.tensors[i], CachePages: cachePages, HostPages: host})
 		if err = failed; err != nil {
 			break
 		}
