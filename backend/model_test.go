@@ -75,6 +75,9 @@ func story(t *testing.T, b kernel.Backend, config kvcache.Config) (outs []float3
 		scales := kvcache.Scales{Key: h.put([]float32{0.3, 0.7}, 2), Value: h.put([]float32{0.01, 2}, 2)}
 		config.Scales = []kvcache.Scales{scales, scales}
 	}
+	if config.MaxPages > 0 {
+		config.Pages = 12
+	}
 	cache, err := kvcache.New(b, config)
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +130,11 @@ func story(t *testing.T, b kernel.Backend, config kvcache.Config) (outs []float3
 			t.Fatal(err)
 		}
 	}
+	if config.MaxPages > 0 {
+		if err := cache.Grow(config.MaxPages); err != nil {
+			t.Fatal(err)
+		}
+	}
 	step(both, 1, 40)
 	if err := cache.CheckIntegrity(); err != nil {
 		t.Error(err)
@@ -142,10 +150,10 @@ func TestBackendsAgree(t *testing.T) {
 		t.Skip("there is no backend but cpu")
 	}
 	for _, c := range []kvcache.Config{
-		{DType: tensor.F32}, {DType: tensor.BF16, KeyStorage: kernel.PreRoPE}, {DType: tensor.F16, KeyStorage: kernel.PostRoPE},
+		{DType: tensor.F32}, {DType: tensor.F16, MaxPages: 40}, {DType: tensor.BF16, KeyStorage: kernel.PreRoPE}, {DType: tensor.F16, KeyStorage: kernel.PostRoPE},
 		{DType: tensor.F8E4M3}, {DType: tensor.BF16, Codec: kernel.Int8, CodedPages: 40}, {DType: tensor.F16, Codec: kernel.Int4, CodedPages: 40, Residual: 32},
 	} {
-		t.Run(fmt.Sprintf("%v/%v/%v", c.DType, c.Codec, c.KeyStorage), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v/%v/%v/%d", c.DType, c.Codec, c.KeyStorage, c.MaxPages), func(t *testing.T) {
 			host := cpu.New(cpu.Options{})
 			defer host.Close()
 			want := story(t, host, c)

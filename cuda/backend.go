@@ -66,7 +66,7 @@ func (b *Backend) Wait() error { return b.dev.wait() }
 type buffer struct {
 	dev    engine
 	addr   uint64
-	size   int64
+	size   atomic.Int64 // Grow changes it while others look
 	mapped mapped // of Reserve; nil: memory of its own
 }
 
@@ -78,12 +78,13 @@ type mapped interface {
 }
 
 func (m *buffer) Device() string { return m.dev.name() }
-func (m *buffer) Size() int64    { return m.size }
+func (m *buffer) Size() int64    { return m.size.Load() }
 
 // Close frees the memory. It may be called twice.
 func (m *buffer) Close() error {
 	addr, pages := m.addr, m.mapped
-	m.addr, m.size, m.mapped = 0, 0, nil
+	m.size.Store(0)
+	m.addr, m.mapped = 0, nil
 	switch {
 	case pages != nil:
 		return errors.Join(m.dev.wait(), pages.Close())
@@ -95,7 +96,7 @@ func (m *buffer) Close() error {
 
 // grow makes room for n bytes, of which the first ones are not kept.
 func (m *buffer) grow(n int64) error {
-	if n <= m.size {
+	if n <= m.Size() {
 		return nil
 	}
 	if err := m.Close(); err != nil {
@@ -105,7 +106,8 @@ func (m *buffer) grow(n int64) error {
 	if err != nil {
 		return err
 	}
-	m.addr, m.size = addr, n
+	m.addr = addr
+	m.size.Store(n)
 	return nil
 }
 
@@ -151,8 +153,8 @@ func (b *Backend) own(x tensor.Buffer, n int64) (*buffer, error) {
 	if !ok || m.dev != b.dev {
 		return nil, fmt.Errorf("cuda: a buffer on %s, want one of %s", x.Device(), b.dev.name())
 	}
-	if n > m.size {
-		return nil, fmt.Errorf("cuda: copy of %d bytes, the buffer has %d", n, m.size)
+	if n > m.Size() {
+		return nil, fmt.Errorf("cuda: copy of %d bytes, the buffer has %d", n, m.Size())
 	}
 	return m, nil
 }

@@ -86,8 +86,8 @@ func fill(tb testing.TB, b *Backend, v *tensor.View) {
 		x.Set(float32(r.NormFloat64()), i)
 	}
 	m, block := v.Buf.(*buffer), x.Bytes()
-	for at := int64(0); at < m.size; at += int64(len(block)) {
-		if err := b.dev.copyIn(m.addr+uint64(at), block[:min(int64(len(block)), m.size-at)]); err != nil {
+	for at := int64(0); at < m.Size(); at += int64(len(block)) {
+		if err := b.dev.copyIn(m.addr+uint64(at), block[:min(int64(len(block)), m.Size()-at)]); err != nil {
 			tb.Fatal(err)
 		}
 	}

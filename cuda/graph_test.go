@@ -86,13 +86,13 @@ func (s *stepper) plan(lens ...int32) error {
 // result runs and returns what Out holds.
 func (s *stepper) result(t *testing.T, run func() error) []float32 {
 	t.Helper()
-	if err := s.b.dev.clear(s.out.addr, s.out.size); err != nil {
+	if err := s.b.dev.clear(s.out.addr, s.out.Size()); err != nil {
 		t.Fatal(err)
 	}
 	if err := run(); err != nil {
 		t.Fatal(err)
 	}
-	x := make([]float32, s.out.size/4)
+	x := make([]float32, s.out.Size()/4)
 	if err := s.b.CopyOut(bytesOf(x), s.out); err != nil {
 		t.Fatal(err)
 	}

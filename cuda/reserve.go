@@ -35,19 +35,19 @@ func (b *Backend) Grow(x tensor.Buffer, bytes int64) error {
 	if m.mapped == nil {
 		return errors.New("cuda: Grow of a buffer that is not of Reserve, or closed")
 	}
-	if bytes < m.size || bytes > m.mapped.Size() {
-		return fmt.Errorf("cuda: Grow to %d bytes, want %d to %d", bytes, m.size, m.mapped.Size())
+	if bytes < m.Size() || bytes > m.mapped.Size() {
+		return fmt.Errorf("cuda: Grow to %d bytes, want %d to %d", bytes, m.Size(), m.mapped.Size())
 	}
 	if err := m.mapped.Grow(bytes); errors.Is(err, driver.ErrOutOfMemory) {
-		return &kernel.OutOfMemoryError{Backend: "cuda", Bytes: bytes - m.size}
+		return &kernel.OutOfMemoryError{Backend: "cuda", Bytes: bytes - m.Size()}
 	} else if err != nil {
 		return err
 	}
-	if bytes > m.size { // memory that is mapped holds anything
-		if err := b.dev.clear(m.addr+uint64(m.size), bytes-m.size); err != nil {
+	if bytes > m.Size() { // memory that is mapped holds anything
+		if err := b.dev.clear(m.addr+uint64(m.Size()), bytes-m.Size()); err != nil {
 			return err
 		}
 	}
-	m.size = bytes
+	m.size.Store(bytes)
 	return nil
 }

@@ -25,7 +25,7 @@ type rows struct{ first, end int64 }
 // upload copies the rows that the Terms of a Batch name.
 func (r *rotary) upload(dim int, b *kernel.Batch) error {
 	half, size := int64(dim/2), int64(len(b.Rotary.Cos))*4
-	if v := b.Rotary.Version; v == 0 || v != r.version || size > r.cos.size {
+	if v := b.Rotary.Version; v == 0 || v != r.version || size > r.cos.Size() {
 		r.version, r.have = v, r.have[:0]
 	}
 	for _, m := range [...]*buffer{&r.cos, &r.sin} {

@@ -89,6 +89,13 @@
 // their pages, whatever is done to other sequences, its forks included. Its own
 // Extend may exchange pages for coded ones of their rows.
 //
+// # Growth
+//
+// With Config.MaxPages a cache begins with Config.Pages and is given more by Grow,
+// where they are, on a backend whose memory can do that (kernel.Grower). A
+// scheduler admits requests with Reserve, makes room with SwapSpace.SwapOut,
+// Truncate, Free or Apply, and puts requests back with Restore.
+//
 // # Concurrency
 //
 // The methods of a Cache may be called from several goroutines. Calls for one
