@@ -67,7 +67,7 @@ type buffer struct {
 	dev    engine
 	addr   uint64
 	size   atomic.Int64 // Grow changes it while others look
-	mapped mapped // of Reserve; nil: memory of its own
+	mapped mapped       // of Reserve; nil: memory of its own
 }
 
 // mapped is a range of addresses that memory is mapped to.
