@@ -26,13 +26,17 @@ type far struct {
 type sealed struct {
 	inside *tensor.View // of bytes
 	of     *far
+	open   *bool
 }
 
 func (s sealed) Device() string { return "far" }
 func (s sealed) Size() int64    { return s.inside.Len() }
 
-func (s sealed) Close() error {
-	s.of.taken--
+func (s sealed) Close() error { // may be called twice
+	if *s.open {
+		s.of.taken--
+	}
+	*s.open = false
 	return nil
 }
 
@@ -45,7 +49,8 @@ func (f *far) Alloc(n int64) (tensor.Buffer, error) {
 	f.free -= n
 	f.taken++
 	v := tensor.New(tensor.U8, n)
-	return sealed{&v, f}, nil
+	open := true
+	return sealed{&v, f, &open}, nil
 }
 
 func (f *far) CopyIn(dst tensor.Buffer, src []byte) error {
