@@ -40,7 +40,7 @@ func New(b kernel.Backend, c Config) (*Attention, error) {
 
 	spec := kernel.Spec{
 		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, ValueDim: c.ValueDim,
-		DType: c.DType, KVDType: c.KVDType, PageSize: c.PageSize, Codec: c.Codec, ValueGroup: c.ValueGroup,
+		DType: c.DType, KVDType: c.KVDType, PageSize: c.PageSize, Coding: c.Coding,
 		KeyStorage: c.KeyStorage, Masks: c.Mask.Kinds, Scale: c.Scale, Policy: c.Policy,
 		Backward: c.Backward, ColumnStats: c.ColumnStats,
 	}
@@ -99,9 +99,6 @@ func (c *Config) setDefaults() {
 	}
 	if c.KVDType == 0 {
 		c.KVDType = c.DType
-	}
-	if c.Codec != kernel.NoCodec && c.ValueGroup == 0 {
-		c.ValueGroup = kernel.DefaultValueGroup(c.ValueDim)
 	}
 	if c.Position == nil {
 		c.Position = Absolute{}

@@ -17,8 +17,7 @@ type Config struct {
 	KVDType  tensor.DType // of Key and Value, F8E4M3 and F8E5M2 too; 0: DType
 	PageSize int          // tokens a page; 0: Key and Value are contiguous
 
-	Codec      kernel.Codec // of coded pages, with PageSize; zero: none
-	ValueGroup int          // with Codec: features of a value that share a scale; 0: kernel.DefaultValueGroup
+	Coding kernel.Coding // of coded pages, with PageSize; zero: none
 
 	Mask     Mask     // required: Causal(), Window(4096), …
 	Position Position // how positions reach the rotation; nil: Absolute{}

@@ -57,10 +57,10 @@ type CoPEAttention struct {
 }
 
 // New makes an Attention with these positions. Its Config has no Mask (it is
-// Causal), Position, Rotary or Codec.
+// Causal), Position, Rotary or Coding.
 func (m CoPE) New(b kernel.Backend, c Config) (*CoPEAttention, error) {
-	if c.Mask.Regions != nil || c.Mask.Kinds != 0 || c.Position != nil || c.Rotary != nil || c.Codec != kernel.NoCodec || c.Score.RelBias {
-		return nil, fmt.Errorf("attention: cope: Config has a Mask, Position, Rotary, Codec or relative bias, want none: the module makes them")
+	if c.Mask.Regions != nil || c.Mask.Kinds != 0 || c.Position != nil || c.Rotary != nil || !c.Coding.IsZero() || c.Score.RelBias {
+		return nil, fmt.Errorf("attention: cope: Config has a Mask, Position, Rotary, Coding or relative bias, want none: the module makes them")
 	}
 	if e := &m.Embedding; e.DType != tensor.F32 || e.Rank != 2 || e.Shape[0] < 1 || e.Shape[1] != int64(c.HeadDim) {
 		return nil, fmt.Errorf("attention: cope: Embedding is %v, want f32[P,%d] with P at least 1", e, c.HeadDim)

@@ -68,8 +68,8 @@ func (m Diff) Run(ops kernel.Ops, a *Attention, args *kernel.Args) error {
 	if math.IsNaN(m.Lambda) || math.Abs(m.Lambda) > math.MaxFloat32 {
 		return fmt.Errorf("attention: diff: Lambda is %v, want finite", m.Lambda)
 	}
-	if c.Codec != kernel.NoCodec {
-		return fmt.Errorf("attention: diff: Codec is %v, want none", c.Codec)
+	if !c.Coding.IsZero() {
+		return fmt.Errorf("attention: diff: Coding is %v, want none", c.Coding)
 	}
 	if !args.LSE.IsZero() {
 		return fmt.Errorf("attention: diff: LSE is %v, want none", &args.LSE)

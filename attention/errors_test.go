@@ -36,16 +36,20 @@ func TestNewNamesEveryFault(t *testing.T) {
 		change func(*attention.Config)
 		want   []string
 	}{
-		"nothing":            {func(c *attention.Config) { *c = attention.Config{} }, []string{"Heads 0", "KVHeads 0", "HeadDim 0", "Mask has no regions"}},
-		"heads":              {func(c *attention.Config) { c.KVHeads = 3 }, []string{"KVHeads 3 does not divide Heads 4"}},
-		"negative heads":     {func(c *attention.Config) { c.Heads = -4 }, []string{"Heads -4, want 1 to 4096"}},
-		"head dimension":     {func(c *attention.Config) { c.HeadDim = 577 }, []string{"HeadDim 577, want 1 to 576"}},
-		"value dimension":    {func(c *attention.Config) { c.ValueDim = -1 }, []string{"ValueDim -1"}},
-		"types":              {func(c *attention.Config) { c.DType, c.KVDType = 9, 8 }, []string{"DType DType(9)", "KVDType DType(8)", "bf16"}},
-		"few bits":           {func(c *attention.Config) { c.DType, c.KVDType = tensor.F8E4M3, tensor.U8 }, []string{"DType f8e4m3", "KVDType u8, want f32, f16, bf16, f8e4m3 or f8e5m2"}},
-		"codec":              {func(c *attention.Config) { c.Codec = kernel.Int8 }, []string{"Codec int8 of contiguous keys"}},
-		"codec of 4 bits":    {func(c *attention.Config) { c.Codec, c.PageSize, c.HeadDim, c.ValueDim = kernel.Int4, 4, 6, 6 }, []string{"HeadDim 6 with Codec int4, want a multiple of 8", "ValueDim 6"}},
-		"value groups":       {func(c *attention.Config) { c.Codec, c.PageSize, c.ValueGroup = kernel.Int8, 4, 3 }, []string{"ValueGroup 3, want a divisor of ValueDim"}},
+		"nothing":         {func(c *attention.Config) { *c = attention.Config{} }, []string{"Heads 0", "KVHeads 0", "HeadDim 0", "Mask has no regions"}},
+		"heads":           {func(c *attention.Config) { c.KVHeads = 3 }, []string{"KVHeads 3 does not divide Heads 4"}},
+		"negative heads":  {func(c *attention.Config) { c.Heads = -4 }, []string{"Heads -4, want 1 to 4096"}},
+		"head dimension":  {func(c *attention.Config) { c.HeadDim = 577 }, []string{"HeadDim 577, want 1 to 576"}},
+		"value dimension": {func(c *attention.Config) { c.ValueDim = -1 }, []string{"ValueDim -1"}},
+		"types":           {func(c *attention.Config) { c.DType, c.KVDType = 9, 8 }, []string{"DType DType(9)", "KVDType DType(8)", "bf16"}},
+		"few bits":        {func(c *attention.Config) { c.DType, c.KVDType = tensor.F8E4M3, tensor.U8 }, []string{"DType f8e4m3", "KVDType u8, want f32, f16, bf16, f8e4m3 or f8e5m2"}},
+		"codec":           {func(c *attention.Config) { c.Coding = kernel.KIVI(kernel.Int8, 64) }, []string{"Coding int8+int8/g64 of contiguous keys"}},
+		"codec of 4 bits": {func(c *attention.Config) {
+			c.Coding, c.PageSize, c.HeadDim, c.ValueDim = kernel.KIVI(kernel.Int4, 6), 4, 6, 6
+		}, []string{"HeadDim 6 with Codec int4, want a multiple of 8", "ValueDim 6"}},
+		"value groups": {func(c *attention.Config) {
+			c.Coding, c.PageSize, c.Coding.Value.Group = kernel.KIVI(kernel.Int8, 8), 4, 3
+		}, []string{"Coding.Value.Group 3, want 0 or a divisor of ValueDim"}},
 		"page size":          {func(c *attention.Config) { c.PageSize = -16 }, []string{"PageSize -16"}},
 		"scale":              {func(c *attention.Config) { c.Scale = math.NaN() }, []string{"Scale NaN"}},
 		"infinite scale":     {func(c *attention.Config) { c.Scale = math.Inf(1) }, []string{"Scale +Inf"}},
@@ -143,7 +147,7 @@ func TestPlanRefusesBadSteps(t *testing.T) {
 	}
 	masked := func(m attention.Mask) func(*attention.Config) { return func(c *attention.Config) { c.Mask = m } }
 	paged := func(c *attention.Config) { c.PageSize = 4 }
-	coded := func(c *attention.Config) { c.PageSize, c.Codec = 4, kernel.Int8 }
+	coded := func(c *attention.Config) { c.PageSize, c.Coding = 4, kernel.KIVI(kernel.Int8, 8) }
 	for name, c := range map[string]struct {
 		config func(*attention.Config) // nil: good
 		step   attention.Step
@@ -174,7 +178,7 @@ func TestPlanRefusesBadSteps(t *testing.T) {
 		"table short":          {paged, attention.Step{QueryLens: []int{3}, KV: table([]int32{0}, nil, 4)}, "Indptr"},
 		"table past its end":   {paged, attention.Step{QueryLens: []int{3}, KV: table([]int32{0, 9}, []int32{0}, 4)}, "Indptr"},
 		"negative paged keys":  {paged, attention.Step{QueryLens: []int{3}, KV: table([]int32{0, 1}, []int32{0}, -4)}, "SeqLens[0] is -4"},
-		"coded pages":          {paged, attention.Step{QueryLens: []int{3}, KV: &codedTable{table([]int32{0, 1}, []int32{0}, 4), []bool{true}}}, "Coded[0] is true, want false: Spec.Codec is none"},
+		"coded pages":          {paged, attention.Step{QueryLens: []int{3}, KV: &codedTable{table([]int32{0, 1}, []int32{0}, 4), []bool{true}}}, "Coded[0] is true, want false: Spec.Coding is none"},
 		"flags of pages":       {coded, attention.Step{QueryLens: []int{3}, KV: &codedTable{table([]int32{0, 1}, []int32{0}, 4), []bool{true, false}}}, "Coded is of length 2, want length 1"},
 		"key storage": {func(c *attention.Config) { c.PageSize, c.Rotary = 4, plain{dim: 8} },
 			attention.Step{QueryLens: []int{3}, KV: &pages{size: 4, storage: kernel.PostRoPE}}, "post-RoPE keys, want pre-RoPE"},

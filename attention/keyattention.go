@@ -29,8 +29,8 @@ func NewKeyAttention(b kernel.Backend, c Config, ranks bool) (*KeyAttention, err
 	if c.KVHeads < 1 || c.Heads%c.KVHeads != 0 {
 		return nil, fmt.Errorf("attention: NewKeyAttention: KVHeads is %d, want a divisor of Heads %d", c.KVHeads, c.Heads)
 	}
-	if len(c.Mask.Regions) > 0 || c.Mask.Kinds != 0 || c.Backward || c.ColumnStats || c.Codec != kernel.NoCodec || c.PageSize < 1 {
-		return nil, fmt.Errorf("attention: NewKeyAttention: want no Mask, Backward, ColumnStats and Codec, and a PageSize of at least 1, have %d", c.PageSize)
+	if len(c.Mask.Regions) > 0 || c.Mask.Kinds != 0 || c.Backward || c.ColumnStats || !c.Coding.IsZero() || c.PageSize < 1 {
+		return nil, fmt.Errorf("attention: NewKeyAttention: want no Mask, Backward, ColumnStats and Coding, and a PageSize of at least 1, have %d", c.PageSize)
 	}
 	if s := (Score{SoftCap: c.Score.SoftCap}); c.Score != s {
 		return nil, fmt.Errorf("attention: NewKeyAttention: Score is %+v, want no more than SoftCap", c.Score)

@@ -178,7 +178,7 @@ func TestKeyAttentionRefusesBadArguments(t *testing.T) {
 		"mask": func(c *attention.Config) { c.Mask = attention.Causal() }, "heads": func(c *attention.Config) { c.KVHeads = 3 },
 		"no heads": func(c *attention.Config) { c.KVHeads = 0 }, "contiguous": func(c *attention.Config) { c.PageSize = 0 },
 		"slopes": func(c *attention.Config) { c.Score.Slopes = true }, "backward": func(c *attention.Config) { c.Backward = true },
-		"codec": func(c *attention.Config) { c.Codec = kernel.Int8 }, "dim": func(c *attention.Config) { c.HeadDim = 0 },
+		"codec": func(c *attention.Config) { c.Coding = kernel.KIVI(kernel.Int8, 8) }, "dim": func(c *attention.Config) { c.HeadDim = 0 },
 	} {
 		c := good
 		spoil(&c)

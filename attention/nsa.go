@@ -92,8 +92,8 @@ func (m NSA) New(b kernel.Backend, c Config) (*NSAAttention, error) {
 	if m.Blocks < 1 || m.Sinks < 0 || m.Recent < 1 || m.Sinks > m.Blocks-m.Recent || m.Window < 1 {
 		return nil, fmt.Errorf("attention: nsa: %+v, want Window, Blocks and Recent at least 1, Sinks at least 0, and Sinks and Recent together at most Blocks", m)
 	}
-	if len(c.Mask.Regions) > 0 || c.Mask.Kinds != 0 || c.Rotary != nil || c.Position != nil || c.Score != (Score{}) || c.Backward || c.ColumnStats || c.Codec != kernel.NoCodec || c.PageSize < 1 {
-		return nil, fmt.Errorf("attention: nsa: want a PageSize of at least 1, and no Mask, Rotary, Position, Score, Backward, ColumnStats and Codec")
+	if len(c.Mask.Regions) > 0 || c.Mask.Kinds != 0 || c.Rotary != nil || c.Position != nil || c.Score != (Score{}) || c.Backward || c.ColumnStats || !c.Coding.IsZero() || c.PageSize < 1 {
+		return nil, fmt.Errorf("attention: nsa: want a PageSize of at least 1, and no Mask, Rotary, Position, Score, Backward, ColumnStats and Coding")
 	}
 	out, blocks := &NSAAttention{m: m}, Causal()
 	blocks.Kinds |= kernel.MaskBlocks

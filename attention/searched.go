@@ -116,8 +116,8 @@ func newSearched(b kernel.Backend, c Config, s static) (*SearchedAttention, erro
 		return nil, err
 	}
 	if c.Mask.Regions != nil || c.Mask.Kinds != 0 || c.Position != nil || c.Rotary != nil || c.Score != (Score{SoftCap: c.Score.SoftCap}) ||
-		c.Codec != kernel.NoCodec || c.KVDType.Float8() || c.Backward || c.ColumnStats {
-		return nil, errors.New("Config has a Mask, Position, Rotary, Codec, FP8 keys, Backward, ColumnStats or a Score other than SoftCap, want none (queries and keys come turned)")
+		!c.Coding.IsZero() || c.KVDType.Float8() || c.Backward || c.ColumnStats {
+		return nil, errors.New("Config has a Mask, Position, Rotary, Coding, FP8 keys, Backward, ColumnStats or a Score other than SoftCap, want none (queries and keys come turned)")
 	}
 	c.KeyStorage, c.Mask = kernel.PostRoPE, WindowSinks(s.window, s.sinks)
 	a := &SearchedAttention{backend: b, static: s}

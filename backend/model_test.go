@@ -82,7 +82,7 @@ func story(t *testing.T, b kernel.Backend, config kvcache.Config) (outs []float3
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := attention.New(b, attention.Config{Heads: heads, KVHeads: 2, HeadDim: 32, DType: tensor.F32, KVDType: config.DType, PageSize: 16, Codec: config.Codec,
+	a, err := attention.New(b, attention.Config{Heads: heads, KVHeads: 2, HeadDim: 32, DType: tensor.F32, KVDType: config.DType, PageSize: 16, Coding: config.Coding,
 		Mask: attention.Causal(), Rotary: rope.Default{Base: rope.Base{HeadDim: 32}}, KeyStorage: config.KeyStorage})
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +125,7 @@ func story(t *testing.T, b kernel.Backend, config kvcache.Config) (outs []float3
 		t.Fatal(err)
 	}
 	step(both, 5, 2)
-	if config.Codec == kernel.NoCodec {
+	if !config.Coded() {
 		if err := cache.Drop(one, 16, 32); err != nil {
 			t.Fatal(err)
 		}
@@ -151,9 +151,9 @@ func TestBackendsAgree(t *testing.T) {
 	}
 	for _, c := range []kvcache.Config{
 		{DType: tensor.F32}, {DType: tensor.F16, MaxPages: 40}, {DType: tensor.BF16, KeyStorage: kernel.PreRoPE}, {DType: tensor.F16, KeyStorage: kernel.PostRoPE},
-		{DType: tensor.F8E4M3}, {DType: tensor.BF16, Codec: kernel.Int8, CodedPages: 40}, {DType: tensor.F16, Codec: kernel.Int4, CodedPages: 40, Residual: 32},
+		{DType: tensor.F8E4M3}, {DType: tensor.BF16, Coding: kernel.KIVI(kernel.Int8, 32), CodedPages: 40}, {DType: tensor.F16, Coding: kernel.KIVI(kernel.Int4, 32), CodedPages: 40, Residual: 32},
 	} {
-		t.Run(fmt.Sprintf("%v/%v/%v/%d", c.DType, c.Codec, c.KeyStorage, c.MaxPages), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v/%v/%v/%d", c.DType, c.Coding, c.KeyStorage, c.MaxPages), func(t *testing.T) {
 			host := cpu.New(cpu.Options{})
 			defer host.Close()
 			want := story(t, host, c)

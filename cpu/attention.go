@@ -191,8 +191,10 @@ func (a *attention) Run(args *kernel.Args) error {
 		return err
 	}
 	if err := onHost(&args.Query, &args.Key, &args.Value, &args.Out, &args.LSE, &args.KeyScale, &args.ValueScale,
-		&args.CodedKey.Codes, &args.CodedKey.Scale, &args.CodedKey.Zero, &args.CodedValue.Codes, &args.CodedValue.Scale, &args.CodedValue.Zero,
 		&args.Slopes, &args.RelBias, &args.PrefixBias, &args.SinkLogit); err != nil {
+		return err
+	}
+	if err := codedOnHost(&args.CodedKey, &args.CodedValue); err != nil {
 		return err
 	}
 	a.args.set(&a.spec, args)

@@ -23,8 +23,8 @@ type runArgs struct {
 
 func (a *runArgs) set(s *kernel.Spec, args *kernel.Args) {
 	a.query, a.out = read(&args.Query), read(&args.Out)
-	a.key = readKeys(&args.Key, &args.KeyScale, &args.CodedKey)
-	a.value = readKeys(&args.Value, &args.ValueScale, &args.CodedValue)
+	a.key = readKeys(&args.Key, &args.KeyScale, &args.CodedKey, s.Coding.Key)
+	a.value = readKeys(&args.Value, &args.ValueScale, &args.CodedValue, s.Coding.Value)
 	a.direct = direct(s, &a.key, &a.value)
 	a.lse = scalars{}
 	if !args.LSE.IsZero() {
@@ -99,7 +99,7 @@ func newScratch(s *kernel.Spec) *scratch {
 			sc.growTile(s, i)
 		}
 	}
-	if s.Codec != kernel.NoCodec {
+	if !s.Coding.IsZero() {
 		sc.coded = new(vec.CodeScratch)
 	}
 	if s.Backward {

@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"sort"
+
 	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -26,49 +28,107 @@ func gridOf(v *tensor.View) grid {
 
 // codedPages is kernel.CodedPages made ready to read and to write.
 type codedPages struct {
-	codec kernel.Codec
-	dim   int // features
-	group int // of values: features that share a scale; of keys 0
+	kernel.Quantizer
+	dim int // features
 
-	codes                    []uint8
-	scale, zero              []uint16
-	inCodes, inScale, inZero grid
+	codes, outliers                              []uint8
+	scale, zero, left, right                     []uint16
+	inCodes, inScale, inZero, inOutliers, inLeft grid
+	inRight                                      grid // its slots are the terms
+	levels                                       scalars
 }
 
-func readCoded(p *kernel.CodedPages, dim int) codedPages {
-	c := codedPages{codec: kernel.Int8, dim: dim, codes: p.Codes.Bits8(), scale: p.Scale.Bits(), zero: p.Zero.Bits(),
+func readCoded(p *kernel.CodedPages, q kernel.Quantizer, dim int) codedPages {
+	c := codedPages{Quantizer: q, dim: dim, codes: p.Codes.Bits8(), scale: p.Scale.Bits(), zero: p.Zero.Bits(),
 		inCodes: gridOf(&p.Codes), inScale: gridOf(&p.Scale), inZero: gridOf(&p.Zero)}
-	if p.Codes.Shape[3] != int64(dim) { // the checks leave one other
-		c.codec = kernel.Int4
+	if q.Levels {
+		c.levels = readScalars(&p.Levels)
 	}
-	if p.Scale.Rank == 4 {
-		c.group = dim / int(p.Scale.Shape[3])
+	if q.Outliers > 0 {
+		c.outliers, c.inOutliers = p.Outliers.Bits8(), gridOf(&p.Outliers)
+	}
+	if q.Rank > 0 {
+		c.left, c.inLeft = p.Left.Bits(), gridOf(&p.Left)
+		c.right, c.inRight = p.Right.Bits(), grid{p.Right.Offset, p.Right.Stride[0], p.Right.Stride[2], p.Right.Stride[1]}
 	}
 	return c
 }
 
 // readKeys prepares keys or values: the plain rows, their scales if there are
-// any, and the coded pages.
-func readKeys(v, scale *tensor.View, coded *kernel.CodedPages) reader {
+// any, and the pages coded by q.
+func readKeys(v, scale *tensor.View, coded *kernel.CodedPages, q kernel.Quantizer) reader {
 	r := read(v)
 	if !scale.IsZero() {
 		r.scale = readScalars(scale)
 	}
-	if !coded.Codes.IsZero() {
-		r.coded = readCoded(coded, r.n)
+	if q.Codec != kernel.NoCodec {
+		r.coded = readCoded(coded, q, r.n)
 	}
 	return r
 }
 
+// inColumns reports whether load can write columns.
+func (c *codedPages) inColumns() bool { return c.Group == 0 && c.Rank == 0 }
+
+// direct reports whether products can take the codes as they are.
+func (c *codedPages) direct() bool { return c.codes != nil && c.Uniform() }
+
+// table is the levels of a head, or nil.
+func (c *codedPages) table(head int) []float32 {
+	if !c.Levels {
+		return nil
+	}
+	at := c.levels.offset + int64(head)*c.levels.row
+	return c.levels.x[at : at+c.levels.cols]
+}
+
 // load decodes n rows of a page to rows of dst that are ld apart, or to
-// columns, which values have no use for.
+// columns: rule 2.
 func (c *codedPages) load(dst []float32, ld int, columns bool, page, slot int64, n, head int) {
 	codes := c.codes[c.inCodes.at(page, slot, head):]
-	scale, zero := c.scale[c.inScale.at(page, slot, head):], c.zero[c.inZero.at(page, slot, head):]
-	if c.group == 0 {
-		vec.Channels(dst, ld, columns, codes, c.codec, int(c.inCodes.slot), n, c.dim, scale, zero)
+	scale, zero, levels := c.scale[c.inScale.at(page, slot, head):], c.zero[c.inZero.at(page, slot, head):], c.table(head)
+	if c.Group == 0 {
+		vec.Channels(dst, ld, columns, codes, c.Codec, int(c.inCodes.slot), n, c.dim, scale, zero, levels)
 	} else {
-		vec.Tokens(dst, ld, codes, c.codec, int(c.inCodes.slot), n, c.dim, c.group, scale, int(c.inScale.slot), zero, int(c.inZero.slot))
+		vec.Tokens(dst, ld, codes, c.Codec, int(c.inCodes.slot), n, c.dim, c.Group, scale, int(c.inScale.slot), zero, int(c.inZero.slot), levels)
+	}
+	if c.Rank > 0 {
+		c.addLowRank(dst, ld, page, slot, n, head)
+	}
+	if c.Outliers > 0 {
+		c.placeOutliers(dst, ld, columns, page, slot, n, head)
+	}
+}
+
+// addLowRank adds the approximation of what coding lost to n rows.
+func (c *codedPages) addLowRank(dst []float32, ld int, page, slot int64, n, head int) {
+	const terms = 8
+	var left [tile * terms]float32
+	var right [terms * kernel.MaxHeadDim]float32
+	a, b := c.left[c.inLeft.at(page, slot, head):], c.right[c.inRight.at(page, 0, head):]
+	for k := 0; k < c.Rank; k += terms {
+		m := min(terms, c.Rank-k)
+		vec.Rows16(left[:], terms, a[k:], tensor.F16, int(c.inLeft.slot), n, m, 0)
+		vec.Rows16(right[:], c.dim, b[k*int(c.inRight.slot):], tensor.F16, int(c.inRight.slot), m, c.dim, 0)
+		vec.MulAdd(kernel.Exact, vec.Matrix{X: dst, Row: ld}, vec.Matrix{X: left[:], Row: terms, Col: 1}, vec.Matrix{X: right[:], Row: c.dim}, n, m, c.dim, vec.Keep, nil)
+	}
+}
+
+// placeOutliers puts those of n rows where they belong.
+func (c *codedPages) placeOutliers(dst []float32, ld int, columns bool, page, slot int64, n, head int) {
+	list := c.outliers[c.inOutliers.at(page, 0, head):]
+	first, end := int(slot)*c.dim, (int(slot)+n)*c.dim
+	for i := sort.Search(c.Outliers, func(i int) bool { at, _ := kernel.Outlier(list, i); return at >= first }); i < c.Outliers; i++ {
+		at, bits := kernel.Outlier(list, i)
+		if at >= end {
+			return
+		}
+		j, d := (at-first)/c.dim, (at-first)%c.dim
+		if columns {
+			dst[d*ld+j] = tensor.F16ToF32(bits)
+		} else {
+			dst[j*ld+d] = tensor.F16ToF32(bits)
+		}
 	}
 }
 
@@ -82,89 +142,4 @@ func quantize(dst *reader, to int64, src *reader, from, head int64) {
 		dst.b8[to] = uint8(dst.dtype.FromF32(src.at(from) * inv))
 		to, from = to+dst.dim, from+src.dim
 	}
-}
-
-// EncodePages codes plain pages.
-func (*Backend) EncodePages(a *kernel.EncodeArgs) error {
-	if err := a.Validate(); err != nil {
-		return err
-	}
-	if err := onHost(&a.Key, &a.Value, &a.KeyScale, &a.ValueScale, &a.CodedKey.Codes, &a.CodedKey.Scale, &a.CodedKey.Zero,
-		&a.CodedValue.Codes, &a.CodedValue.Scale, &a.CodedValue.Zero); err != nil {
-		return err
-	}
-	key, value := readKeys(&a.Key, &a.KeyScale, &a.CodedKey), readKeys(&a.Value, &a.ValueScale, &a.CodedValue)
-	size, heads := a.Key.Shape[1], int(a.Key.Shape[2])
-	for i := range a.Src {
-		src, dst := int64(a.Src[i]), int64(a.Dst[i])
-		ok := true
-		for h := 0; h < heads && ok; h++ {
-			ok = key.encodeChannels(src, dst, size, h) && value.encodeTokens(src, dst, size, h)
-		}
-		a.Encoded[i] = ok
-	}
-	return nil
-}
-
-// encodeChannels codes a head of a page of keys. It reports whether every
-// group can be coded.
-func (r *reader) encodeChannels(src, dst, size int64, head int) bool {
-	var lo, hi, row, scale, zero [kernel.MaxHeadDim]float32
-	c, dim := &r.coded, r.n
-	at := r.offset + src*r.row + int64(head)*r.head
-	for slot := range size {
-		r.loadKey(row[:], at+slot*r.slot, head)
-		for d, x := range row[:dim] {
-			if slot == 0 {
-				lo[d], hi[d] = x, x
-			} else {
-				lo[d], hi[d] = min(lo[d], x), max(hi[d], x) // NaN stays
-			}
-		}
-	}
-	scales, zeros := c.scale[c.inScale.at(dst, 0, head):], c.zero[c.inZero.at(dst, 0, head):]
-	for d := range dim {
-		var ok bool
-		if scales[d], zeros[d], ok = c.codec.Group(lo[d], hi[d]); !ok {
-			return false
-		}
-	}
-	tensor.F16.ToF32s(scale[:dim], scales[:dim])
-	tensor.F16.ToF32s(zero[:dim], zeros[:dim])
-	for slot := range size {
-		r.loadKey(row[:], at+slot*r.slot, head)
-		codes := c.codes[c.inCodes.at(dst, slot, head):]
-		for d, x := range row[:dim] {
-			c.codec.Put(codes, dim, d, c.codec.Encode(x, scale[d], zero[d]))
-		}
-	}
-	return true
-}
-
-// encodeTokens codes a head of a page of values, as encodeChannels does.
-func (r *reader) encodeTokens(src, dst, size int64, head int) bool {
-	var row [kernel.MaxHeadDim]float32
-	c, dim := &r.coded, r.n
-	at := r.offset + src*r.row + int64(head)*r.head
-	for slot := range size {
-		r.loadKey(row[:], at+slot*r.slot, head)
-		codes := c.codes[c.inCodes.at(dst, slot, head):]
-		scales, zeros := c.scale[c.inScale.at(dst, slot, head):], c.zero[c.inZero.at(dst, slot, head):]
-		for g := range dim / c.group {
-			part := row[g*c.group:][:c.group]
-			lo, hi := part[0], part[0]
-			for _, x := range part[1:] {
-				lo, hi = min(lo, x), max(hi, x)
-			}
-			var ok bool
-			if scales[g], zeros[g], ok = c.codec.Group(lo, hi); !ok {
-				return false
-			}
-			s, z := tensor.F16ToF32(scales[g]), tensor.F16ToF32(zeros[g])
-			for d, x := range part {
-				c.codec.Put(codes, dim, g*c.group+d, c.codec.Encode(x, s, z))
-			}
-		}
-	}
-	return true
 }

@@ -30,11 +30,14 @@ func codedTensors(codec kernel.Codec, pages, size, heads, dim, group int64) kern
 // kernel give, for any run of slots.
 func TestDecodeRows(t *testing.T) {
 	const pages, size, heads = 3, 9, 2
-	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4} {
+	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4, kernel.Int2, kernel.Int1} {
 		for _, dim := range []int64{8, 24, 128, 512} {
 			for _, group := range []int64{0, 1, 4, dim} {
+				if dim%int64(codec.Multiple()) != 0 {
+					continue
+				}
 				p := codedTensors(codec, pages, size, heads, dim, group)
-				c := readCoded(&p, int(dim))
+				c := readCoded(&p, kernel.Quantizer{Codec: codec, Group: int(group)}, int(dim))
 				dst, columns := make([]float32, size*dim), make([]float32, size*dim)
 				for page := range int64(pages) {
 					for head := range int64(heads) {
@@ -68,12 +71,17 @@ func TestDecodeRows(t *testing.T) {
 	}
 }
 
+// coding has keys per channel and values in groups.
+func coding(c kernel.Codec, group int) kernel.Coding {
+	return kernel.Coding{Key: kernel.Quantizer{Codec: c}, Value: kernel.Quantizer{Codec: c, Group: group}}
+}
+
 // codedStep is one planned decode over coded and FP8 pages with scales.
 func codedStep(t *testing.T, b *Backend, codec kernel.Codec) (kernel.Attention, kernel.Args) {
 	const heads, kvHeads, dim, size, keys, group = 4, 2, 32, 16, 600, 16
 	pages := int64((keys + size - 1) / size)
 	a, err := b.Attention(kernel.Spec{Heads: heads, KVHeads: kvHeads, HeadDim: dim, ValueDim: dim, DType: tensor.F32, KVDType: tensor.F8E4M3,
-		PageSize: size, Codec: codec, ValueGroup: group, Terms: 1, Scale: 1})
+		PageSize: size, Coding: coding(codec, group), Terms: 1, Scale: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +104,7 @@ func codedStep(t *testing.T, b *Backend, codec kernel.Codec) (kernel.Attention, 
 func TestCodedRunAllocatesNothing(t *testing.T) {
 	b := New(Options{Workers: 1})
 	defer b.Close()
-	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4} {
+	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4, kernel.Int2, kernel.Int1} {
 		a, args := codedStep(t, b, codec)
 		if n := testing.AllocsPerRun(5, func() {
 			if err := a.Run(&args); err != nil {
@@ -105,7 +113,7 @@ func TestCodedRunAllocatesNothing(t *testing.T) {
 		}); n > 0 {
 			t.Errorf("%v: Run allocates %v times", codec, n)
 		}
-		e := kernel.EncodeArgs{Codec: codec, Key: args.Key, Value: args.Value, KeyScale: args.KeyScale, ValueScale: args.ValueScale,
+		e := kernel.EncodeArgs{Coding: coding(codec, 16), Key: args.Key, Value: args.Value, KeyScale: args.KeyScale, ValueScale: args.ValueScale,
 			CodedKey: args.CodedKey, CodedValue: args.CodedValue, Src: []int32{0, 3}, Dst: []int32{2, 1}, Encoded: make([]bool, 2)}
 		if n := testing.AllocsPerRun(5, func() {
 			if err := b.EncodePages(&e); err != nil {
@@ -129,7 +137,7 @@ func TestCodedMemoryElsewhere(t *testing.T) {
 		if err := a.Run(&args); err == nil {
 			t.Errorf("tensor %d on another device gave no error", i)
 		}
-		e := kernel.EncodeArgs{Codec: kernel.Int8, Key: args.Key, Value: args.Value, KeyScale: args.KeyScale, ValueScale: args.ValueScale,
+		e := kernel.EncodeArgs{Coding: coding(kernel.Int8, 16), Key: args.Key, Value: args.Value, KeyScale: args.KeyScale, ValueScale: args.ValueScale,
 			CodedKey: args.CodedKey, CodedValue: args.CodedValue, Src: []int32{0}, Dst: []int32{2}, Encoded: make([]bool, 1)}
 		if err := b.EncodePages(&e); err == nil {
 			t.Errorf("EncodePages: tensor %d on another device gave no error", i)

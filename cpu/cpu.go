@@ -11,8 +11,9 @@ import (
 
 // Backend computes on the CPU.
 type Backend struct {
-	pool  *pool
-	scans sync.Pool // of *scanScratch
+	pool     *pool
+	scans    sync.Pool // of *scanScratch
+	encoders sync.Pool // of *encoder
 }
 
 // Options of New.
@@ -22,7 +23,7 @@ type Options struct {
 
 // New starts a backend. Its workers live until Close.
 func New(o Options) *Backend {
-	return &Backend{pool: newPool(o.Workers), scans: sync.Pool{New: newScanScratch}}
+	return &Backend{pool: newPool(o.Workers), scans: sync.Pool{New: newScanScratch}, encoders: sync.Pool{New: newEncoder}}
 }
 
 // Close stops the workers. No method may be called afterwards.

@@ -59,7 +59,7 @@ func (sc *scratch) columns(a *attention, v int) []float32 {
 	if a.turnsKeys() {
 		sc.turned = v
 		vec.ColumnsF32(sc.kt, tile, sc.keys(a, v), sc.ld, sc.n, a.spec.HeadDim, 0)
-	} else if size := a.spec.PageSize; size > 0 && size < 8 { // a page would be less than a register
+	} else if size := a.spec.PageSize; size > 0 && size < 8 || !a.args.key.coded.inColumns() { // a page would be less than a register
 		vec.ColumnsF32(sc.kt, tile, sc.keys(a, v), sc.ld, sc.n, a.spec.HeadDim, 0)
 	} else {
 		a.args.key.loadTile(sc.kt, tile, true, a, sc)
@@ -132,7 +132,7 @@ func (sc *scratch) stored(a *attention) stored {
 		return decoded
 	}
 	how := halves
-	if a.spec.Codec != kernel.NoCodec {
+	if !a.spec.Coding.IsZero() {
 		first, size, kinds := int64(a.batch.Pages.Indptr[sc.blk.seq]), int64(a.spec.PageSize), [2]bool{}
 		for j := sc.j0; j < sc.j0+tile; j = (j/size + 1) * size {
 			if a.batch.Pages.IsCoded(int(first + j/size)) {
@@ -160,8 +160,9 @@ func direct(s *kernel.Spec, key, value *reader) (ok [coded + 1]bool) {
 	}
 	ok[halves] = vec.Multiplies16() && key.bits != nil && value.bits != nil && key.dim == 1 && value.dim == 1 &&
 		s.HeadDim%32 == 0 && s.ValueDim%16 == 0
-	ok[coded] = s.Codec != kernel.NoCodec && key.coded.codes != nil && value.coded.codes != nil &&
-		vec.MultipliesCodes(s.Codec, s.HeadDim, 0) && vec.MultipliesCodes(s.Codec, s.ValueDim, value.coded.group)
+	k, v := &key.coded, &value.coded
+	ok[coded] = k.direct() && k.Group == 0 && v.direct() && v.Group > 0 &&
+		vec.MultipliesCodes(k.Codec, s.HeadDim, 0) && vec.MultipliesCodes(v.Codec, s.ValueDim, v.Group)
 	return ok
 }
 
@@ -174,7 +175,7 @@ func (r *reader) codes(a *attention, sc *scratch, j int, other *reader) (x vec.C
 	page := int64(b.Pages.Indices[i])
 	scale, zero := c.inScale.at(page, slot, head), c.inZero.at(page, slot, head)
 	x = vec.Codes{
-		Codec: c.codec, X: c.codes[c.inCodes.at(page, slot, head):], Row: int(c.inCodes.slot), Group: c.group,
+		Codec: c.Codec, X: c.codes[c.inCodes.at(page, slot, head):], Row: int(c.inCodes.slot), Group: c.Group,
 		Scale: c.scale[scale:], ScaleRow: int(c.inScale.slot), Zero: c.zero[zero:], ZeroRow: int(c.inZero.slot),
 	}
 	next := i + int((slot+tile)/size)
@@ -200,7 +201,7 @@ type reader struct {
 	n      int   // features
 
 	scale scalars    // of keys and values: of each KV head; absent: 1
-	coded codedPages // of keys and values: the pages that are not in this tensor
+	coded codedPages // of keys and values: the pages that are not in this tensor; without Codec none
 }
 
 // read prepares a [rows, heads, dim] tensor, or [pages, slots, heads, dim].

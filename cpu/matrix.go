@@ -27,7 +27,7 @@ func chooseMatrices(s *kernel.Spec) matrices {
 	if s.RotaryDim > 0 {
 		m.queryParts = bf16.Exact
 	}
-	m.use = s.Policy == kernel.Fast && s.DType == tensor.BF16 && s.KVDType == tensor.BF16 && s.Codec == kernel.NoCodec && s.Terms == 1 &&
+	m.use = s.Policy == kernel.Fast && s.DType == tensor.BF16 && s.KVDType == tensor.BF16 && s.Coding.IsZero() && s.Terms == 1 &&
 		s.Scores&^kernel.ScoreSinkLogit == 0 && bf16.Fits(s.HeadDim) && bf16.Fits(s.ValueDim) &&
 		vec.Active() == vec.AVX512 && bf16.Supported(m.keyParts, m.queryParts)
 	return m

@@ -23,7 +23,7 @@ func (b *Backend) PageBounds(a *kernel.PageBoundsArgs) error {
 	if err := onHost(&a.Key, &a.KeyScale, &a.Min, &a.Max); err != nil {
 		return err
 	}
-	t := bounding{readKeys(&a.Key, &a.KeyScale, &kernel.CodedPages{}), read(&a.Min), read(&a.Max), a.Key.Shape[2], a.Pages, a.Rows}
+	t := bounding{readKeys(&a.Key, &a.KeyScale, nil, kernel.Quantizer{}), read(&a.Min), read(&a.Max), a.Key.Shape[2], a.Pages, a.Rows}
 	n := int64(len(a.Pages))
 	if b.pool.workers > 1 && n > 1 && n*a.Key.Shape[1]*a.Key.Shape[2]*a.Key.Shape[3] >= opShare {
 		b.pool.do(&job{}, &bounding{t.key, t.least, t.most, t.heads, t.pages, t.rows}, n)

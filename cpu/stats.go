@@ -40,11 +40,13 @@ func (a *attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
 	if err := args.Validate(&a.spec, a.batch); err != nil {
 		return err
 	}
-	if err := onHost(&args.Query, &args.Key, &args.KeyScale, &args.LSE, &args.Out, &args.CodedKey.Codes, &args.CodedKey.Scale, &args.CodedKey.Zero,
-		&args.Slopes, &args.RelBias, &args.PrefixBias, &args.SinkLogit); err != nil {
+	if err := onHost(&args.Query, &args.Key, &args.KeyScale, &args.LSE, &args.Out, &args.Slopes, &args.RelBias, &args.PrefixBias, &args.SinkLogit); err != nil {
 		return err
 	}
-	a.args.query, a.args.key = read(&args.Query), readKeys(&args.Key, &args.KeyScale, &args.CodedKey)
+	if err := codedOnHost(&args.CodedKey); err != nil {
+		return err
+	}
+	a.args.query, a.args.key = read(&args.Query), readKeys(&args.Key, &args.KeyScale, &args.CodedKey, a.spec.Coding.Key)
 	a.args.direct = [coded + 1]bool{} // tiles are decoded once for many rows
 	a.stats = statsArgs{readScalars(&args.LSE), readScalars(&args.Out), args.Power == 2, args.Window}
 	a.score.set(&a.spec, &args.ScoreArgs)

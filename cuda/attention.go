@@ -56,7 +56,7 @@ const decodeThreads = 32
 // reads keys as they are stored, and its shared memory; "" where the Spec asks
 // for more than it can.
 func decoding(s *kernel.Spec, terms, rows int) (name string, shared int) {
-	if terms > 1 || s.Codec != kernel.NoCodec || s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE || max(s.HeadDim, s.ValueDim) > 256 || rows > 8 {
+	if terms > 1 || !s.Coding.IsZero() || s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE || max(s.HeadDim, s.ValueDim) > 256 || rows > 8 {
 		return "", 0
 	}
 	most, dim := 4, 128
@@ -105,7 +105,7 @@ type attention struct {
 // Attention returns the kernel for s, or a *kernel.UnsupportedError. The Fast
 // policy computes as Exact does.
 func (b *Backend) Attention(s kernel.Spec) (kernel.Attention, error) {
-	reasons := s.Problems()
+	reasons := append(s.Problems(), lacksCoding(&s.Coding)...)
 	if len(reasons) == 0 {
 		for _, x := range [...]shape{choose(&s, math.MaxInt), choose(&s, 1)} {
 			if need, have := x.sharedBytes(&s), b.dev.sharedBytes(); need > have {
@@ -241,8 +241,8 @@ func setSpec(p *C.lc_attention_params, s *kernel.Spec) {
 	p.masks, p.scores = C.int32_t(s.Masks), C.int32_t(s.Scores)
 	p.inv_cap, p.cap = C.float(1/(s.SoftCap*math.Log2E)), C.float(s.SoftCap*math.Log2E)
 	p.rel_bias_start = C.int64_t(s.RelBiasStart)
-	p.coded_key.codec, p.coded_value.codec = C.int32_t(s.Codec), C.int32_t(s.Codec)
-	p.coded_value.group = C.int32_t(s.ValueGroup)
+	p.coded_key.codec, p.coded_value.codec = C.int32_t(s.Coding.Key.Codec), C.int32_t(s.Coding.Value.Codec)
+	p.coded_value.group = C.int32_t(s.Coding.Value.Group)
 }
 
 // Run computes all items. It allocates nothing and does not wait for the
@@ -351,6 +351,18 @@ func setScores(p *C.lc_attention_params, x *kernel.ScoreArgs) {
 	setScalars(&p.rel_bias, &x.RelBias)
 	setScalars(&p.prefix_bias, &x.PrefixBias)
 	setScalars(&p.sink_logit, &x.SinkLogit)
+}
+
+// lacksCoding says what there is no kernel for.
+func lacksCoding(c *kernel.Coding) []string {
+	if c.IsZero() {
+		return nil
+	}
+	key, value := kernel.Quantizer{Codec: c.Key.Codec}, kernel.Quantizer{Codec: c.Value.Codec, Group: c.Value.Group}
+	if c.Key == key && c.Value == value && max(key.Codec, value.Codec) <= kernel.Int4 && value.Group > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("Coding %v (have int8 and int4, keys per channel and values in groups)", c)}
 }
 
 func setCoded(c *C.lc_coded, p *kernel.CodedPages) {

@@ -91,6 +91,9 @@ func (b *Backend) EncodePages(a *kernel.EncodeArgs) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
+	if reasons := lacksCoding(&a.Coding); len(reasons) > 0 {
+		return &kernel.UnsupportedError{Backend: "cuda", Reasons: reasons}
+	}
 	if err := b.onDevice(&a.Key, &a.Value, &a.KeyScale, &a.ValueScale, &a.CodedKey.Codes, &a.CodedKey.Scale, &a.CodedKey.Zero,
 		&a.CodedValue.Codes, &a.CodedValue.Scale, &a.CodedValue.Zero); err != nil {
 		return err
@@ -105,17 +108,15 @@ func (b *Backend) EncodePages(a *kernel.EncodeArgs) error {
 			kernel      string
 			rows, scale *tensor.View
 			coded       *kernel.CodedPages
-		}{{"encode_keys_256", &a.Key, &a.KeyScale, &a.CodedKey}, {"encode_values_256", &a.Value, &a.ValueScale, &a.CodedValue}} {
+			q           *kernel.Quantizer
+		}{{"encode_keys_256", &a.Key, &a.KeyScale, &a.CodedKey, &a.Coding.Key}, {"encode_values_256", &a.Value, &a.ValueScale, &a.CodedValue, &a.Coding.Value}} {
 			var p C.lc_encode_params
 			setTensor(&p.rows, x.rows)
 			setScalars(&p.scale, x.scale)
 			setCoded(&p.coded, x.coded)
-			p.coded.codec = C.int32_t(a.Codec)
+			p.coded.codec, p.coded.group = C.int32_t(x.q.Codec), C.int32_t(x.q.Group)
 			p.src, p.dst, p.encoded = C.uint64_t(at[0]), C.uint64_t(at[1]), C.uint64_t(at[2])
 			p.pages, p.slots, p.heads, p.features = C.int32_t(n), C.int32_t(x.rows.Shape[1]), C.int32_t(x.rows.Shape[2]), C.int32_t(x.rows.Shape[3])
-			if x.coded.Scale.Rank == 4 {
-				p.coded.group = C.int32_t(x.rows.Shape[3] / x.coded.Scale.Shape[3])
-			}
 			if err := b.op(x.kernel, x.rows.Shape[2]*x.rows.Shape[3]*int64(n), unsafe.Pointer(&p)); err != nil {
 				return err
 			}

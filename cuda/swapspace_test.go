@@ -20,7 +20,7 @@ import (
 func TestSwapSpace(t *testing.T) {
 	ctx := context.Background()
 	config := kvcache.Config{Layers: 2, Pages: 6, PageSize: 4, KVHeads: 2, HeadDim: 32, ValueDim: 32, DType: tensor.F16,
-		Codec: kernel.Int8, CodedPages: 6, Residual: 4}
+		Coding: kernel.KIVI(kernel.Int8, 32), CodedPages: 6, Residual: 4}
 	b := open(t)
 	key := page.Key{Namespace: "model"}
 	var want [][]byte

@@ -13,20 +13,9 @@ type Args struct {
 	// Scales of FP8 keys and values, optional: a value is f32(q)·scale of its head.
 	KeyScale, ValueScale tensor.View // [KVHeads] F32
 
-	CodedKey, CodedValue CodedPages // with Spec.Codec
+	CodedKey, CodedValue CodedPages // with Spec.Coding
 
 	ScoreArgs
-}
-
-// CodedPages are the keys or the values of coded pages. A code stands for
-// f32(code)·Scale + Zero of its group. The last dimension of each tensor has
-// stride 1.
-type CodedPages struct {
-	Codes tensor.View // [pages, PageSize, KVHeads, Codec.RowBytes(dim)] U8
-
-	// F16, of keys [pages, KVHeads, HeadDim]: a group is a channel of a page;
-	// of values [pages, PageSize, KVHeads, ValueDim/ValueGroup].
-	Scale, Zero tensor.View
 }
 
 // ScoreArgs are the tables of the score modifications of Spec.Scores, all F32
@@ -64,12 +53,14 @@ type AppendArgs struct {
 }
 
 // EncodeArgs codes plain pages of a layer: page Src[i] of Key and Value becomes
-// page Dst[i] of CodedKey and CodedValue, by rule 13. A page is read whole. One
-// whose values a group cannot hold (a NaN, an infinity, a zero or a scale that
-// is no finite F16) is not coded: Encoded[i] becomes false, and page Dst[i]
-// holds anything. On an error nothing is written.
+// page Dst[i] of CodedKey and CodedValue, by rules 13 and 14. A page is read
+// whole, the Levels of CodedKey and CodedValue too. A page whose values its
+// Coding cannot hold (a NaN or an infinity that is no outlier, a zero, a scale
+// or a part of a low rank that is no finite F16, a finite outlier that is an
+// infinite one) is not coded: Encoded[i] becomes false, and page Dst[i] holds
+// anything. On an error nothing is written.
 type EncodeArgs struct {
-	Codec                Codec
+	Coding               Coding
 	Key, Value           tensor.View // [pages, PageSize, KVHeads, dim]
 	KeyScale, ValueScale tensor.View // [KVHeads] F32, optional, of FP8 pages
 	CodedKey, CodedValue CodedPages

@@ -92,7 +92,7 @@ type Positions struct {
 // of a sequence may be either, its last one too. An empty Coded: all are plain.
 type BlockTable struct {
 	Indptr, Indices []int32
-	Coded           []bool // [len(Indices)], with Spec.Codec
+	Coded           []bool // [len(Indices)], with Spec.Coding
 }
 
 // IsCoded reports whether Indices[i] names a coded page.

@@ -26,24 +26,26 @@ func TestDecodeFused(t *testing.T) {
 	}
 }
 
-// TestRowOrder: Int4 rows are little-endian words whose nibble k holds feature
-// k·(dim/8) + word, and a Put changes one code only.
+// TestRowOrder: rows of few bits are little-endian words whose code k holds
+// feature k·words + word, and a Put changes one code only.
 func TestRowOrder(t *testing.T) {
-	for _, dim := range []int{8, 16, 24, 128} {
-		row := make([]byte, Int4.RowBytes(dim))
-		want := make([]uint8, dim)
-		rng := rand.New(rand.NewPCG(uint64(dim), 2))
-		for range 10 * dim {
-			d, code := rng.IntN(dim), uint8(rng.IntN(16))
-			want[d] = code
-			Int4.Put(row, dim, d, code)
-			for d, c := range want {
-				if Int4.At(row, dim, d) != c {
-					t.Fatalf("dim %d: feature %d is %d, want %d", dim, d, Int4.At(row, dim, d), c)
-				}
-				word := binary.LittleEndian.Uint32(row[4*(d%(dim/8)):])
-				if got := word >> (4 * (d / (dim / 8))) & 15; got != uint32(c) {
-					t.Fatalf("dim %d: feature %d is %d in its word, want %d", dim, d, got, c)
+	for _, codec := range []Codec{Int4, Int2, Int1} {
+		for words := range 5 {
+			bits, dim := codec.Bits(), (words+1)*codec.Multiple()
+			row, want := make([]byte, codec.RowBytes(dim)), make([]uint8, dim)
+			rng := rand.New(rand.NewPCG(uint64(dim), 2))
+			for range 10 * dim {
+				d, code := rng.IntN(dim), uint8(rng.IntN(int(codec.MaxCode())+1))
+				want[d] = code
+				codec.Put(row, dim, d, code)
+				for d, c := range want {
+					if codec.At(row, dim, d) != c {
+						t.Fatalf("%v dim %d: feature %d is %d, want %d", codec, dim, d, codec.At(row, dim, d), c)
+					}
+					word := binary.LittleEndian.Uint32(row[4*(d%(words+1)):])
+					if got := word >> (bits * (d / (words + 1))) & (1<<bits - 1); got != uint32(c) {
+						t.Fatalf("%v dim %d: feature %d is %d in its word, want %d", codec, dim, d, got, c)
+					}
 				}
 			}
 		}
@@ -52,6 +54,31 @@ func TestRowOrder(t *testing.T) {
 	Int8.Put(row, 3, 1, 200)
 	if len(row) != 3 || row[1] != 200 || Int8.At(row, 3, 1) != 200 {
 		t.Errorf("int8 row %v", row)
+	}
+}
+
+// TestEncodeLevel: with the codes for levels it is Encode, ties included, and
+// else the level nearest.
+func TestEncodeLevel(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	for _, codec := range []Codec{Int8, Int4, Int2, Int1} {
+		straight, other := make([]float32, int(codec.MaxCode())+1), make([]float32, int(codec.MaxCode())+1)
+		for i := range straight {
+			straight[i], other[i] = float32(i), float32(i)+0.8*rng.Float32()
+		}
+		for range 5000 {
+			x, scale, zero := float32(rng.IntN(600))/2, float32(rng.IntN(3)), float32(rng.IntN(40)-20)
+			if got, want := EncodeLevel(straight, x, scale, zero), codec.Encode(x, scale, zero); got != want {
+				t.Fatalf("%v: %v under %v and %v is code %d by levels, %d without", codec, x, scale, zero, got, want)
+			}
+			x = rng.Float32() * float32(codec.MaxCode()+1)
+			code := EncodeLevel(other, x, 1, 0)
+			for c, level := range other {
+				if math.Abs(float64(level-x)) < math.Abs(float64(other[code]-x))-1e-4 {
+					t.Fatalf("%v: %v has code %d (%v), nearer is %d (%v)", codec, x, code, other[code], c, level)
+				}
+			}
+		}
 	}
 }
 
@@ -99,12 +126,12 @@ func checkGroup(t *testing.T, c Codec, values []float32) {
 	if !ok {
 		return
 	}
-	scale, zero, n := tensor.F16ToF32(s), tensor.F16ToF32(z), float64(c.Levels())
+	scale, zero, n := tensor.F16ToF32(s), tensor.F16ToF32(z), float64(c.MaxCode())
 	step := (float64(hi) - float64(lo)) / n
 	bound := math.Abs(float64(zero)-float64(lo)) + math.Abs(float64(scale)-step)*n + step/2 + math.Max(math.Abs(float64(hi)), math.Abs(float64(lo)))*0x1p-20
 	for _, x := range values {
 		code := c.Encode(x, scale, zero)
-		if code > c.Levels() {
+		if code > c.MaxCode() {
 			t.Fatalf("%v: code %d of %v", c, code, x)
 		}
 		if e := math.Abs(float64(Decode(code, scale, zero)) - float64(x)); !(e <= bound) {
@@ -121,8 +148,9 @@ func TestEncodeError(t *testing.T) {
 		for i := range values {
 			values[i] = float32(mean + spread*rng.NormFloat64())
 		}
-		checkGroup(t, Int8, values)
-		checkGroup(t, Int4, values)
+		for _, c := range []Codec{Int8, Int4, Int2, Int1} {
+			checkGroup(t, c, values)
+		}
 	}
 }
 
@@ -130,7 +158,7 @@ func FuzzEncode(f *testing.F) {
 	f.Add(float32(1), float32(-2), float32(1.5))
 	f.Add(float32(65504), float32(-65504), float32(0x1p-140))
 	f.Fuzz(func(t *testing.T, a, b, c float32) {
-		for _, codec := range []Codec{Int8, Int4} {
+		for _, codec := range []Codec{Int8, Int4, Int2, Int1} {
 			checkGroup(t, codec, []float32{a, b, c})
 		}
 	})
@@ -138,17 +166,21 @@ func FuzzEncode(f *testing.F) {
 
 // TestCodecProblems: what is wrong with few bits is said by name.
 func TestCodecProblems(t *testing.T) {
-	good := Spec{Heads: 1, KVHeads: 1, HeadDim: 16, ValueDim: 16, DType: tensor.F32, KVDType: tensor.F8E4M3, PageSize: 16, Terms: 1, Codec: Int4, ValueGroup: 8}
+	good := Spec{Heads: 1, KVHeads: 1, HeadDim: 16, ValueDim: 16, DType: tensor.F32, KVDType: tensor.F8E4M3, PageSize: 16, Terms: 1, Coding: Coding{Key: Quantizer{Codec: Int4}, Value: Quantizer{Codec: Int4, Group: 8}}}
 	if p := good.Problems(); len(p) > 0 {
 		t.Fatal(p)
 	}
 	for want, spoil := range map[string]func(*Spec){
-		"Codec int4 of contiguous keys, want PageSize of at least 1: a page is a group": func(s *Spec) { s.PageSize = 0 },
-		"HeadDim 12 with Codec int4, want a multiple of 8":                              func(s *Spec) { s.HeadDim = 12 },
-		"ValueGroup 5, want a divisor of ValueDim 16":                                   func(s *Spec) { s.ValueGroup = 5 },
-		"ValueGroup 8 without Codec, want 0":                                            func(s *Spec) { s.Codec = NoCodec },
-		"KVDType u8, want f32, f16, bf16, f8e4m3 or f8e5m2":                             func(s *Spec) { s.KVDType = tensor.U8 },
-		"DType f8e5m2, want f32, f16 or bf16":                                           func(s *Spec) { s.DType = tensor.F8E5M2 },
+		"Coding int4+int4/g8 of contiguous keys, want PageSize of at least 1: a page is a group":  func(s *Spec) { s.PageSize = 0 },
+		"HeadDim 12 with Codec int4, want a multiple of 8":                                        func(s *Spec) { s.HeadDim = 12 },
+		"ValueDim 24 with Codec int1, want a multiple of 32":                                      func(s *Spec) { s.Coding.Value.Codec, s.ValueDim = Int1, 24 },
+		"Coding.Value.Group 5, want 0 or a divisor of ValueDim 16":                                func(s *Spec) { s.Coding.Value.Group = 5 },
+		"Coding.Key.Codec none, want int8, int4, int2 or int1":                                    func(s *Spec) { s.Coding.Key = Quantizer{} },
+		"Coding.Value.RMS without Levels, want both":                                              func(s *Spec) { s.Coding.Value.RMS = true },
+		"Coding.Key.Rank 17, want 0 to 16":                                                        func(s *Spec) { s.Coding.Key.Rank = 17 },
+		"Coding.Key.Outliers 257 of 16·16 entries, want 0, or at most that many of at most 65536": func(s *Spec) { s.Coding.Key.Outliers = 257 },
+		"KVDType u8, want f32, f16, bf16, f8e4m3 or f8e5m2":                                       func(s *Spec) { s.KVDType = tensor.U8 },
+		"DType f8e5m2, want f32, f16 or bf16":                                                     func(s *Spec) { s.DType = tensor.F8E5M2 },
 	} {
 		s := good
 		spoil(&s)

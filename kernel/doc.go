@@ -47,8 +47,11 @@
 //     conversion. A product that feeds an add is rounded first unless an FMA
 //     is written.
 //  2. F16, BF16 and FP8 inputs widen exactly. With a scale an FP8 key or value
-//     is f32(q)·scale of its head, one of a coded page f32(code)·scale + zero
-//     of its group: one rounding, before anything else, rotation included.
+//     is f32(q)·scale of its head. One of a coded page is fma(c, scale, zero) of
+//     its group, c being f32(code) or Levels[head, code]; with a Rank then
+//     fma(Left[slot, k], Right[k, d], ·) over k ascending; and where there is an
+//     outlier, that instead. All of it comes before anything else, rotation
+//     included.
 //  3. Rotation tables come from Rotation.Fill. A pair (x, y) turns to
 //     x' = fma(x, cos, −(y·sin)), y' = fma(y, cos, x·sin); PreRoPE keys turn
 //     in float32 after widening and are not rounded to KVDType.
@@ -87,16 +90,35 @@
 //     an infinity included, becomes the largest of its sign. NaN stays NaN. A
 //     scale is positive, and it and 1/scale are normal; of others only that
 //     these operations are done is promised.
-//  13. A group of a page to be coded, of values x as rule 2 widens them, has
-//     lo = min x + 0, hi = max x + 0 (−0 becomes +0), scale = F16((hi − lo)/n)
-//     with n = 255 or 15, zero = F16(lo): subtraction and division in float32,
-//     F16 to nearest even. Of a key a group is one feature of a head over all
-//     slots of a page, of a value ValueGroup neighbouring features of one row.
-//     Where x is no number, or scale or zero no finite F16, in any group, the
-//     page is not coded.
+//  13. A page is coded head by head, keys and values alike, from values x as
+//     rule 2 widens them. A group is one feature over all slots of the page, or with
+//     Group so many neighbouring features of one row. With Outliers m the m entries
+//     farthest from the mean of their group are taken out first, of those as far the
+//     lower index slot·dim + feature first: their distance is |x − s/n|, s being the
+//     chain of adds over the entries of the group, by index from +0, that are finite
+//     as F16, and n their number; an entry that is not is infinitely far. An outlier
+//     is F16(x), to nearest even, of a NaN 0x7e00. Of the rest of a group
+//     lo = min x + 0, hi = max x + 0 (−0 becomes +0), scale = F16((hi − lo)/n),
+//     n being the largest code, zero = F16(lo): subtraction and division in float32.
+//     With RMS scale = F16(√(q/n)), q = fma(x, x, ·) over the rest by index from +0,
+//     n their number, and zero = +0. Of a group without a rest both are +0. The page
+//     is not coded where x is no number, or scale or zero no finite F16, in any
+//     group, or where a finite outlier is no finite F16: a NaN or an infinity is
+//     coded as an outlier or not at all. A group of equal values has scale +0.
 //  14. A code is RNE(clamp((x − zero)/scale, 0, n)), with scale and zero widened
-//     from F16, and 0 where scale is 0. In f32(code)·scale + zero the product
-//     is exact: whether the sum is fused does not matter.
+//     from F16; with Levels the number of codes c below n such that
+//     y = (x − zero)/scale is above (Levels[c] + Levels[c+1])·½, or equal to it and c
+//     odd: the nearest level, of two as near the even one. It is 0 where scale is 0,
+//     and of an outlier. Where c is a code the product c·scale of rule 2 is exact:
+//     whether the sum is fused does not matter. With a Rank the error
+//     e[slot, d] = x − fma(c, scale, zero), of outliers +0, is approximated term by
+//     term. v starts as the row of e of largest fma(e, e, ·) over d from +0, the
+//     first of equals, divided by √ of that; then PowerIterations times
+//     u[slot] = fma(e[slot, d], v[d], ·) over d from +0, v[d] = fma(e[slot, d],
+//     u[slot], ·) over slots from +0, divided by √fma(v, v, ·). Right = F16(v),
+//     Left[slot] = F16(fma(e[slot, d], Right[d], ·)), e = fma(−Left, Right, e).
+//     Where a sum of squares is 0 or not finite, Left and Right of the term are +0.
+//     Where a Left is no finite F16 the page is not coded.
 //  15. ColumnStats: w = E(t − LSE·Log2E), with Power 2 then w·w. Of a key and
 //     query head it is the chain of adds over the query tokens that see the
 //     key and lie in the Window, ascending, from +0. A query of LSE −Inf adds

@@ -83,8 +83,7 @@ type Spec struct {
 	KVDType  tensor.DType // of Key and Value, FP8 included
 	PageSize int          // tokens a page; 0: Key and Value are contiguous
 
-	Codec      Codec // of coded pages, which may stand beside plain ones; paged only
-	ValueGroup int   // with Codec: features of a value that share a scale, a divisor of ValueDim
+	Coding Coding // of coded pages, which may stand beside plain ones; paged only
 
 	Terms        int          // 1 to MaxTerms
 	RotaryDim    int          // features rotated, even; 0: none

@@ -95,8 +95,8 @@ func (a *ColumnStatsArgs) Validate(s *Spec, b *Batch) error {
 	if err := checkScale("KeyScale", &a.Key, &a.KeyScale, int64(s.KVHeads)); err != nil {
 		return err
 	}
-	if s.Codec != NoCodec {
-		if err := a.CodedKey.check(&codedKeyNames, s.Codec, int64(s.PageSize), int64(s.KVHeads), s.HeadDim, 0); err != nil {
+	if !s.Coding.IsZero() {
+		if err := a.CodedKey.check("CodedKey", &s.Coding.Key, int64(s.PageSize), int64(s.KVHeads), s.HeadDim); err != nil {
 			return err
 		}
 		if err := checkCodedPages(b, a.CodedKey.Codes.Shape[0], "CodedKey"); err != nil {

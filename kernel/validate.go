@@ -42,7 +42,7 @@ func (s *Spec) Problems() []string {
 	if s.Scores&ScoreSoftCap != 0 {
 		say(s.SoftCap > 0 && !math.IsInf(s.SoftCap, 0), "SoftCap %v, want positive and finite", s.SoftCap)
 	}
-	s.codecProblems(say)
+	s.codingProblems(say)
 	say(!s.Backward || !s.KVDType.Float8(), "Backward with KVDType %v, want f32, f16 or bf16", s.KVDType)
 	say(!s.Backward || s.PageSize == 0, "Backward with PageSize %d, want 0: gradients of shared pages are not defined", s.PageSize)
 	return out
@@ -121,8 +121,8 @@ func (b *Batch) validatePages(s *Spec) error {
 	if err := lengthOf("Batch.Pages.Coded", len(b.Pages.Coded), len(b.Pages.Indices)); err != nil {
 		return err
 	}
-	if i := slices.Index(b.Pages.Coded, true); i >= 0 && s.Codec == NoCodec {
-		return &ValueError{fmt.Sprintf("Batch.Pages.Coded[%d]", i), "true", "false: Spec.Codec is none"}
+	if i := slices.Index(b.Pages.Coded, true); i >= 0 && s.Coding.IsZero() {
+		return &ValueError{fmt.Sprintf("Batch.Pages.Coded[%d]", i), "true", "false: Spec.Coding is none"}
 	}
 	return nil
 }
@@ -408,14 +408,14 @@ func (s *Spec) checkKeys(name string, v *tensor.View, b *Batch, dtype tensor.DTy
 
 // checkCoded checks the coded pages of a Run, and that they hold those of b.
 func (s *Spec) checkCoded(key, value *CodedPages, b *Batch) error {
-	if s.Codec == NoCodec {
+	if s.Coding.IsZero() {
 		return nil
 	}
 	size, heads := int64(s.PageSize), int64(s.KVHeads)
-	if err := key.check(&codedKeyNames, s.Codec, size, heads, s.HeadDim, 0); err != nil {
+	if err := key.check("CodedKey", &s.Coding.Key, size, heads, s.HeadDim); err != nil {
 		return err
 	}
-	if err := value.check(&codedValueNames, s.Codec, size, heads, s.ValueDim, int64(s.ValueDim/s.ValueGroup)); err != nil {
+	if err := value.check("CodedValue", &s.Coding.Value, size, heads, s.ValueDim); err != nil {
 		return err
 	}
 	return checkCodedPages(b, min(key.Codes.Shape[0], value.Codes.Shape[0]), "CodedKey and CodedValue")
@@ -432,11 +432,7 @@ func checkCodedPages(b *Batch, pages int64, name string) error {
 }
 
 func checkView(name string, v *tensor.View, dtype tensor.DType, shape ...int64) error {
-	ok := v.Buf != nil && v.DType == dtype && v.Rank == len(shape)
-	for i := range shape {
-		ok = ok && v.Shape[i] == shape[i]
-	}
-	if !ok {
+	if !isView(v, dtype, shape...) {
 		want := tensor.View{Buf: noBuffer{}, DType: dtype, Rank: len(shape)}
 		copy(want.Shape[:], shape)
 		return &ShapeError{name, v.String(), want.String()}
@@ -445,6 +441,15 @@ func checkView(name string, v *tensor.View, dtype tensor.DType, shape ...int64) 
 		return fmt.Errorf("kernel: %s: %w", name, err)
 	}
 	return nil
+}
+
+// isView reports whether v is there, of a type and a shape.
+func isView(v *tensor.View, dtype tensor.DType, shape ...int64) bool {
+	ok := v.Buf != nil && v.DType == dtype && v.Rank == len(shape)
+	for i := range shape {
+		ok = ok && v.Shape[i] == shape[i]
+	}
+	return ok
 }
 
 type noBuffer struct{}

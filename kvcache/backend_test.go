@@ -117,7 +117,7 @@ func (b *hostBackend) EncodePages(a *kernel.EncodeArgs) error {
 	fail := due(&b.failEncode)
 	for i := range a.Src {
 		key, value := a.Key.Slice(0, int64(a.Src[i]), int64(a.Src[i])+1), a.Value.Slice(0, int64(a.Src[i]), int64(a.Src[i])+1)
-		a.Encoded[i] = encodeRows(a.Codec, &key, &a.CodedKey, int64(a.Dst[i])) && encodeRows(a.Codec, &value, &a.CodedValue, int64(a.Dst[i]))
+		a.Encoded[i] = encodeRows(a.Coding.Key.Codec, &key, &a.CodedKey, int64(a.Dst[i])) && encodeRows(a.Coding.Value.Codec, &value, &a.CodedValue, int64(a.Dst[i]))
 		b.encoded.Add(1)
 		if fail {
 			return errEncode

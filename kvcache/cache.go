@@ -18,7 +18,7 @@ type Cache struct {
 	config  Config // Pages under mu
 	backend kernel.Backend
 	plain   atomic.Pointer[tensors] // Grow makes others
-	coded   []codedLayer            // [Layers], with Codec
+	coded   []codedLayer            // [Layers], with a Coding
 
 	appends sync.Pool // of *kernel.AppendArgs: through an interface a local one would move to the heap
 
@@ -41,7 +41,8 @@ type tensors struct {
 }
 
 // New allocates a cache of empty pages on b: for each layer one tensor of keys
-// and one of values, and with a Codec six of coded pages. It returns a *ValueError for a bad Config, and the
+// and one of values, and with a Coding those of
+// coded pages (kernel.CodedPages). It returns a *ValueError for a bad Config, and the
 // backend's error, wrapped, where memory is short.
 func New(b kernel.Backend, c Config) (*Cache, error) {
 	if b == nil {
@@ -52,9 +53,7 @@ func New(b kernel.Backend, c Config) (*Cache, error) {
 		return nil, err
 	}
 	c.Scales = slices.Clone(c.Scales)
-	if c.Codec != kernel.NoCodec {
-		c.ValueGroup = c.valueGroup()
-	}
+	c.LayerCoding, c.Levels = slices.Clone(c.LayerCoding), slices.Clone(c.Levels)
 	cache := &Cache{config: c, bytes: bytes, backend: b, sequences: map[ID]*sequence{}, moving: map[ID]*sequence{}}
 	cache.appends.New = func() any { return new(kernel.AppendArgs) }
 	plain := new(tensors)
@@ -133,8 +132,7 @@ func lay(buffer tensor.Buffer, d tensor.DType, shape ...int64) (tensor.View, err
 	return v, v.Check()
 }
 
-// Config returns what New was given, with ValueGroup filled in and the Pages that
-// Grow has reached.
+// Config returns what New was given, with the Pages that Grow has reached.
 func (c *Cache) Config() Config {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,7 +160,7 @@ func (c *Cache) Bind(layer int, a *kernel.Args) error {
 	a.Key, a.Value = plain.keys[layer], plain.values[layer]
 	a.KeyScale, a.ValueScale = c.scales(layer)
 	a.CodedKey, a.CodedValue = kernel.CodedPages{}, kernel.CodedPages{}
-	if c.config.Codec != kernel.NoCodec {
+	if c.config.Coded() {
 		a.CodedKey, a.CodedValue = c.coded[layer].key, c.coded[layer].value
 	}
 	return nil

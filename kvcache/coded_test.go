@@ -15,8 +15,13 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
+// coding has keys per channel and values in groups.
+func coding(c kernel.Codec, group int) kernel.Coding {
+	return kernel.Coding{Key: kernel.Quantizer{Codec: c}, Value: kernel.Quantizer{Codec: c, Group: group}}
+}
+
 func smallCoded(codec kernel.Codec) kvcache.Config {
-	return kvcache.Config{Layers: 2, Pages: 8, PageSize: 4, KVHeads: 1, HeadDim: 8, ValueDim: 8, DType: tensor.F32, Codec: codec, CodedPages: 6, ValueGroup: 4, Residual: 4}
+	return kvcache.Config{Layers: 2, Pages: 8, PageSize: 4, KVHeads: 1, HeadDim: 8, ValueDim: 8, DType: tensor.F32, Coding: coding(codec, 4), CodedPages: 6, Residual: 4}
 }
 
 // advance extends a sequence by n tokens and checks everything.
@@ -118,9 +123,9 @@ func TestAttentionOverCodedCache(t *testing.T) {
 	backend := cpu.New(cpu.Options{Workers: 1})
 	defer backend.Close()
 	for _, c := range []kvcache.Config{
-		{DType: tensor.F16, Codec: kernel.Int8, CodedPages: 40, Residual: 32},
-		{DType: tensor.BF16, Codec: kernel.Int4, CodedPages: 40, ValueGroup: 8},
-		{DType: tensor.F8E4M3, Codec: kernel.Int4, CodedPages: 3},
+		{DType: tensor.F16, Coding: kernel.KIVI(kernel.Int8, 16), CodedPages: 40, Residual: 32},
+		{DType: tensor.BF16, Coding: coding(kernel.Int4, 8), CodedPages: 40},
+		{DType: tensor.F8E4M3, Coding: kernel.KIVI(kernel.Int4, 16), CodedPages: 3},
 		{DType: tensor.F8E5M2},
 	} {
 		c.Layers, c.Pages, c.PageSize, c.KVHeads, c.HeadDim, c.ValueDim = 2, 40, 16, 2, 32, 16
@@ -132,7 +137,7 @@ func TestAttentionOverCodedCache(t *testing.T) {
 			}
 			return v
 		}
-		if c.DType.Float8() && c.Codec != kernel.NoCodec { // Gather applies scales only then
+		if c.DType.Float8() && c.Coded() { // Gather applies scales only then
 			for range c.Layers {
 				c.Scales = append(c.Scales, kvcache.Scales{Key: tensor.FromF32([]float32{0.02, 0.3}), Value: tensor.FromF32([]float32{0.01, 1.1})})
 			}
@@ -141,13 +146,13 @@ func TestAttentionOverCodedCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config := attention.Config{Heads: 4, KVHeads: 2, HeadDim: 32, ValueDim: 16, KVDType: c.DType, PageSize: 16, Codec: c.Codec, ValueGroup: c.ValueGroup,
+		config := attention.Config{Heads: 4, KVHeads: 2, HeadDim: 32, ValueDim: 16, KVDType: c.DType, PageSize: 16, Coding: c.Coding,
 			Mask: attention.Causal(), Rotary: rope.Default{Base: rope.Base{HeadDim: 32, Theta: 1e4}}}
 		paged, err := attention.New(backend, config)
 		if err != nil {
 			t.Fatal(err)
 		}
-		config.KVDType, config.PageSize, config.Codec, config.ValueGroup = tensor.F32, 0, kernel.NoCodec, 0
+		config.KVDType, config.PageSize, config.Coding = tensor.F32, 0, kernel.Coding{}
 		dense, err := attention.New(backend, config)
 		if err != nil {
 			t.Fatal(err)
@@ -180,13 +185,13 @@ func TestAttentionOverCodedCache(t *testing.T) {
 				}
 				for i, x := range got.Out.F32s() {
 					if y := want.Out.F32s()[i]; math.Float32bits(x) != math.Float32bits(y) {
-						t.Fatalf("%v over %v, %d tokens, layer %d: element %d is %v, want %v", c.Codec, c.DType, length, layer, i, x, y)
+						t.Fatalf("%v over %v, %d tokens, layer %d: element %d is %v, want %v", c.Coding, c.DType, length, layer, i, x, y)
 					}
 				}
 			}
 		}
-		if s := cache.Stats(); c.Codec != kernel.NoCodec && s.CodedUsed < 3 {
-			t.Errorf("%v: %d pages are coded", c.Codec, s.CodedUsed)
+		if s := cache.Stats(); c.Coded() && s.CodedUsed < 3 {
+			t.Errorf("%v: %d pages are coded", c.Coding, s.CodedUsed)
 		}
 		if err := cache.CheckIntegrity(); err != nil {
 			t.Error(err)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/longctx/longctx/kernel"
-	"github.com/longctx/longctx/tensor"
 )
 
 // codedLayer is the coded pages of a layer.
@@ -12,27 +11,26 @@ type codedLayer struct{ key, value kernel.CodedPages }
 
 func (c *Cache) allocCoded(layer int) error {
 	f := &c.config
-	if f.Codec == kernel.NoCodec {
+	if !f.Coded() {
 		return nil
 	}
 	pages, size, heads := int64(f.CodedPages), int64(f.PageSize), int64(f.KVHeads)
 	c.coded = append(c.coded, codedLayer{}) // Close finds what there is
-	l := &c.coded[layer]
-	for _, t := range []struct {
-		view  *tensor.View
-		dtype tensor.DType
-		shape []int64
-	}{
-		{&l.key.Codes, tensor.U8, []int64{pages, size, heads, int64(f.Codec.RowBytes(f.HeadDim))}},
-		{&l.key.Scale, tensor.F16, []int64{pages, heads, int64(f.HeadDim)}},
-		{&l.key.Zero, tensor.F16, []int64{pages, heads, int64(f.HeadDim)}},
-		{&l.value.Codes, tensor.U8, []int64{pages, size, heads, int64(f.Codec.RowBytes(f.ValueDim))}},
-		{&l.value.Scale, tensor.F16, []int64{pages, size, heads, int64(f.ValueDim / f.ValueGroup)}},
-		{&l.value.Zero, tensor.F16, []int64{pages, size, heads, int64(f.ValueDim / f.ValueGroup)}},
+	l, coding := &c.coded[layer], f.CodingOf(layer)
+	if f.Levels != nil {
+		l.key.Levels, l.value.Levels = f.Levels[layer].Key, f.Levels[layer].Value
+	}
+	for _, side := range [][6]kernel.CodedTensor{
+		coding.Key.Tensors(&l.key, pages, size, heads, f.HeadDim), coding.Value.Tensors(&l.value, pages, size, heads, f.ValueDim),
 	} {
-		var err error
-		if *t.view, err = alloc(c.backend, t.dtype, t.shape...); err != nil {
-			return fmt.Errorf("kvcache: coded pages of layer %d of %d: %w", layer, f.Layers, err)
+		for _, t := range side {
+			if t.Rank == 0 {
+				continue
+			}
+			var err error
+			if *t.View, err = alloc(c.backend, t.DType, t.Shape[:t.Rank]...); err != nil {
+				return fmt.Errorf("kvcache: coded pages of layer %d of %d: %w", layer, f.Layers, err)
+			}
 		}
 	}
 	return nil
@@ -57,7 +55,7 @@ const (
 )
 
 func newCodes(c *Config) codes {
-	if c.Codec == kernel.NoCodec {
+	if !c.Coded() {
 		return codes{}
 	}
 	n := codes{pool: newPool(c.CodedPages), twin: make([]int32, c.Pages), origin: make([]int32, c.CodedPages)}
@@ -135,7 +133,7 @@ func (c *Cache) due(s *sequence) int { return max(s.len()-c.config.Residual, 0) 
 // encodeDue codes what is due in the sequences of an extension. Tables change
 // after all layers are coded; after an error nothing has changed.
 func (c *Cache) encodeDue() error {
-	if c.config.Codec == kernel.NoCodec {
+	if !c.config.Coded() {
 		return nil
 	}
 	n := &c.codes
@@ -185,7 +183,7 @@ func (c *Cache) encode() error {
 		hi := min(lo+encodeAtOnce, len(n.src))
 		for layer := range c.coded {
 			a := &n.args
-			*a = kernel.EncodeArgs{Codec: c.config.Codec, Key: plain.keys[layer], Value: plain.values[layer],
+			*a = kernel.EncodeArgs{Coding: c.config.CodingOf(layer), Key: plain.keys[layer], Value: plain.values[layer],
 				CodedKey: c.coded[layer].key, CodedValue: c.coded[layer].value, Src: n.src[lo:hi], Dst: n.dst[lo:hi], Encoded: a.Encoded[:0]}
 			a.KeyScale, a.ValueScale = c.scales(layer)
 			for range n.src[lo:hi] {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"strings"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -23,26 +24,45 @@ type Config struct {
 	KeyStorage kernel.KeyStorage // whether the keys to be stored are rotated; attention compares it with its plan
 	Scales     []Scales          // of FP8: one for each layer; nil: 1
 
-	// With Codec, pages that are full and older than the last Residual tokens
+	// With a Coding, pages that are full and older than the last Residual tokens
 	// of their sequence are coded; see the package comment.
-	Codec      kernel.Codec
-	CodedPages int // coded pages of each layer, beside Pages
-	ValueGroup int // features of a value that share a scale; 0: kernel.DefaultValueGroup
-	Residual   int // tokens that stay plain, a multiple of PageSize; KIVI takes 128; 0: only a page that is not full
+	Coding      kernel.Coding
+	LayerCoding []kernel.Coding // instead, of each layer, none of them zero, as AsymKV has it; nil: all alike
+	Levels      []Levels        // of codings with levels: one for each layer
+	CodedPages  int             // coded pages of each layer, beside Pages
+	Residual    int             // tokens that stay plain, a multiple of PageSize; KIVI takes 128; 0: only a page that is not full
 }
 
 // Scales are the scales of the FP8 keys and values of a layer, [KVHeads] F32
 // each; no tensor: 1. What is stored is rule 12 of package kernel.
 type Scales struct{ Key, Value tensor.View }
 
+// Levels are the tables of a layer's kernel.Quantizer.Levels, [KVHeads,
+// MaxCode+1] F32 each; no tensor where the Quantizer has none.
+type Levels struct{ Key, Value tensor.View }
+
+// Coded reports whether there are coded pages.
+func (c *Config) Coded() bool { return !c.Coding.IsZero() || c.LayerCoding != nil }
+
+// CodingOf is the Coding of a layer.
+func (c *Config) CodingOf(layer int) kernel.Coding {
+	if c.LayerCoding != nil {
+		return c.LayerCoding[layer]
+	}
+	return c.Coding
+}
+
 // Bytes is the memory that New asks of the backend,
 //
 //	Layers·Pages·PageSize·KVHeads·(HeadDim+ValueDim)·DType.Size()
 //
-// and for coded pages, at 8 or 4 bits a code and 4 bytes a group of
-// PageSize keys or ValueGroup features of a value,
+// and for coded pages, of keys and of values of so many features, by
+// kernel.Quantizer.PageBytes: so many bits a code, 4 bytes a group and an
+// outlier, 2 bytes a number of a low rank,
 //
-//	Layers·CodedPages·KVHeads·(PageSize·(HeadDim+ValueDim)·bits/8 + 4·(HeadDim + PageSize·ValueDim/ValueGroup)).
+//	CodedPages·KVHeads·(PageSize·features·bits/8 + 4·(groups + outliers) + 2·rank·(PageSize + features))
+//
+// of each layer.
 //
 // Tables are beside it: 12 bytes a page of either kind, 4 bytes for each page
 // of a sequence and 4 for each of its tokens whose position is not its ordinal.
@@ -61,12 +81,14 @@ func (c *Config) pageBytes() (plain, coded int64, ok bool) {
 	layers, size, heads := int64(c.Layers), int64(c.PageSize), int64(c.KVHeads)
 	key, value := int64(c.HeadDim), int64(c.ValueDim)
 	plain, ok = product(layers, size, heads, key+value, c.DType.Size())
-	if c.Codec != kernel.NoCodec {
-		codes, ok1 := product(layers, heads, size, int64(c.Codec.RowBytes(c.HeadDim)+c.Codec.RowBytes(c.ValueDim)))
-		keys, ok2 := product(layers, heads, key, 4)
-		values, ok3 := product(layers, heads, size, value/int64(c.valueGroup()), 4)
-		coded = codes + keys + values
-		ok = ok && ok1 && ok2 && ok3 && codes < 1<<61 && keys < 1<<61 && values < 1<<61
+	for layer := 0; c.Coded() && layer < c.Layers; layer++ {
+		q, rest := c.CodingOf(layer), int64(1)
+		if c.LayerCoding == nil {
+			layer, rest = c.Layers-1, layers
+		}
+		n, okLayer := product(rest, heads, q.Key.PageBytes(c.PageSize, c.HeadDim)+q.Value.PageBytes(c.PageSize, c.ValueDim))
+		coded += n
+		ok = ok && okLayer && n < 1<<61 && coded < 1<<61
 	}
 	_, okPlain := product(plain, int64(c.maxPages()), 2)
 	_, okCoded := product(coded, int64(c.CodedPages), 2)
@@ -74,13 +96,6 @@ func (c *Config) pageBytes() (plain, coded int64, ok bool) {
 }
 
 func (c *Config) maxPages() int { return max(c.Pages, c.MaxPages) }
-
-func (c *Config) valueGroup() int {
-	if c.ValueGroup == 0 {
-		return kernel.DefaultValueGroup(c.ValueDim)
-	}
-	return c.ValueGroup
-}
 
 func (c *Config) check() error {
 	for _, f := range []struct {
@@ -109,7 +124,7 @@ func (c *Config) check() error {
 	if err := c.checkScales(); err != nil {
 		return err
 	}
-	if err := c.checkCodec(); err != nil {
+	if err := c.checkCoding(); err != nil {
 		return err
 	}
 	if _, _, ok := c.pageBytes(); !ok {
@@ -141,35 +156,72 @@ func (c *Config) checkScales() error {
 	return nil
 }
 
-func (c *Config) checkCodec() error {
-	if c.Codec == kernel.NoCodec {
+func (c *Config) checkCoding() error {
+	if !c.Coded() {
 		for _, f := range []struct {
 			name  string
 			value int
-		}{{"Config.CodedPages", c.CodedPages}, {"Config.ValueGroup", c.ValueGroup}, {"Config.Residual", c.Residual}} {
+		}{{"Config.CodedPages", c.CodedPages}, {"Config.Levels", len(c.Levels)}, {"Config.Residual", c.Residual}} {
 			if f.value != 0 {
-				return valueError(f.name, f.value, "0 without Codec")
+				return valueError(f.name, f.value, "0 without Coding")
 			}
 		}
 		return nil
 	}
-	dims := 1
-	if c.Codec == kernel.Int4 {
-		dims = 8
-	}
 	switch {
-	case c.Codec > kernel.Int4:
-		return valueError("Config.Codec", c.Codec, "none, int8 or int4")
-	case c.HeadDim%dims != 0 || c.HeadDim > kernel.MaxHeadDim:
-		return valueError("Config.HeadDim", c.HeadDim, "a multiple of %d, at most %d, with Codec %v", dims, kernel.MaxHeadDim, c.Codec)
-	case c.ValueDim%dims != 0 || c.ValueDim > kernel.MaxHeadDim:
-		return valueError("Config.ValueDim", c.ValueDim, "a multiple of %d, at most %d, with Codec %v", dims, kernel.MaxHeadDim, c.Codec)
-	case c.ValueGroup < 0 || c.ValueDim%c.valueGroup() != 0:
-		return valueError("Config.ValueGroup", c.ValueGroup, "0 or a divisor of ValueDim %d", c.ValueDim)
+	case c.LayerCoding != nil && len(c.LayerCoding) != c.Layers:
+		return valueError("Config.LayerCoding", fmt.Sprintf("of %d layers", len(c.LayerCoding)), "%d, one for each layer", c.Layers)
+	case c.LayerCoding != nil && !c.Coding.IsZero():
+		return valueError("Config.Coding", c.Coding, "none with LayerCoding")
+	case c.HeadDim > kernel.MaxHeadDim:
+		return valueError("Config.HeadDim", c.HeadDim, "at most %d with Coding", kernel.MaxHeadDim)
+	case c.ValueDim > kernel.MaxHeadDim:
+		return valueError("Config.ValueDim", c.ValueDim, "at most %d with Coding", kernel.MaxHeadDim)
 	case c.CodedPages < 1 || c.CodedPages > math.MaxInt32:
-		return valueError("Config.CodedPages", c.CodedPages, "1 to 2³¹−1 with Codec %v", c.Codec)
+		return valueError("Config.CodedPages", c.CodedPages, "1 to 2³¹−1 with Coding")
 	case c.Residual < 0 || c.Residual%c.PageSize != 0:
 		return valueError("Config.Residual", c.Residual, "0 or a multiple of PageSize %d", c.PageSize)
+	}
+	levels := false
+	for layer := range max(1, len(c.LayerCoding)) {
+		q := c.CodingOf(layer)
+		name := "Config.Coding"
+		if c.LayerCoding != nil {
+			name = fmt.Sprintf("Config.LayerCoding[%d]", layer)
+		}
+		if q.IsZero() {
+			return valueError(name, q, "a Coding: a page is coded in all layers")
+		}
+		if p := q.Problems(c.PageSize, c.HeadDim, c.ValueDim); len(p) > 0 {
+			return valueError(name, q, "one without this: %s", strings.Join(p, "; "))
+		}
+		levels = levels || q.Key.Levels || q.Value.Levels
+	}
+	return c.checkLevels(levels)
+}
+
+func (c *Config) checkLevels(wanted bool) error {
+	want := 0
+	if wanted {
+		want = c.Layers
+	}
+	if len(c.Levels) != want {
+		return valueError("Config.Levels", fmt.Sprintf("of %d layers", len(c.Levels)), "%d, one for each layer if a Coding has levels", want)
+	}
+	for i := range c.Levels {
+		q := c.CodingOf(i)
+		for _, s := range []struct {
+			view *tensor.View
+			q    *kernel.Quantizer
+		}{{&c.Levels[i].Key, &q.Key}, {&c.Levels[i].Value, &q.Value}} {
+			v, n := s.view, int64(s.q.Codec.MaxCode())+1
+			if !s.q.Levels {
+				continue
+			}
+			if err := v.Check(); err != nil || v.DType != tensor.F32 || v.Rank != 2 || v.Shape[0] != int64(c.KVHeads) || v.Shape[1] != n || v.Stride[1] != 1 {
+				return valueError(fmt.Sprintf("Config.Levels[%d]", i), v, "f32[%d,%d], ascending levels of each KV head", c.KVHeads, n)
+			}
+		}
 	}
 	return nil
 }

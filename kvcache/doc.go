@@ -19,15 +19,15 @@
 //
 // # Coded pages
 //
-// With Config.Codec a cache has pages of two kinds: plain ones, into which
+// With Config.Coding a cache has pages of two kinds: plain ones, into which
 // tokens are stored, and coded ones of a quarter of the size or less, which are
-// never written to again (kernel.Codec). A page is due to be coded when it is
+// never written to again (kernel.Coding). A page is due to be coded when it is
 // full and all its tokens are older than the last Residual of its sequence; so
 // what a rejected speculation takes back was not coded, if it is no more than
 // Residual tokens. Extend codes the pages due in all layers, before it adds
 // tokens, and gives the plain pages back, in the tables of the sequences it was
 // given: those of others may be in use. A sequence that shares a page with them
-// takes the coded one at its own next Extend. A page with values that the codec
+// takes the coded one at its own next Extend. A page with values that the Coding
 // cannot hold, a NaN for one, stays plain, and so does one for which no coded
 // page is free.
 //

@@ -34,7 +34,7 @@ type part struct {
 // the backend's EncodePages and CopyPages. After an error nothing has changed,
 // but that pages may have been coded, and slots is returned as it was.
 //
-// With a Codec, the pages of the named sequences that are due are coded first,
+// With a Coding, the pages of the named sequences that are due are coded first,
 // counts of 0 included; those that find no free coded page stay plain and are
 // tried again the next time.
 func (c *Cache) Extend(seqs []ID, counts []int, slots []int32) ([]int32, error) {

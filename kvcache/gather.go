@@ -11,8 +11,8 @@ import (
 // Gather copies the keys [Len, KVHeads, HeadDim] and values [Len, KVHeads,
 // ValueDim] of a sequence in one layer to dense tensors, for tests and
 // debugging: of Config.DType, FP8 as it is stored, before its scale; but with a
-// Codec of F32, as attention reads them. It returns errors.ErrUnsupported, wrapped, if the cache is not in
-// host memory.
+// Coding of F32, as attention reads them. It returns errors.ErrUnsupported,
+// wrapped, if the cache is not in host memory.
 func (c *Cache) Gather(layer int, id ID) (key, value tensor.View, err error) {
 	if err := c.checkLayer(layer); err != nil {
 		return tensor.View{}, tensor.View{}, err
@@ -24,12 +24,13 @@ func (c *Cache) Gather(layer int, id ID) (key, value tensor.View, err error) {
 		return tensor.View{}, tensor.View{}, err
 	}
 	plain := c.plain.Load()
-	if c.config.Codec != kernel.NoCodec {
+	if c.config.Coded() {
 		keyScale, valueScale := c.scales(layer)
-		if key, err = c.gatherCoded(s, &plain.keys[layer], &keyScale, &c.coded[layer].key); err != nil {
+		coding, coded := c.config.CodingOf(layer), &c.coded[layer]
+		if key, err = c.gatherCoded(s, &plain.keys[layer], &keyScale, &coded.key, &coding.Key); err != nil {
 			return tensor.View{}, tensor.View{}, err
 		}
-		value, err = c.gatherCoded(s, &plain.values[layer], &valueScale, &c.coded[layer].value)
+		value, err = c.gatherCoded(s, &plain.values[layer], &valueScale, &coded.value, &coding.Value)
 		return key, value, err
 	}
 	if key, err = c.gather(s, &plain.keys[layer]); err != nil {
@@ -63,9 +64,10 @@ func (c *Cache) gather(s *sequence, from *tensor.View) (tensor.View, error) {
 	return dense, nil
 }
 
-// gatherCoded is gather element by element, of plain and coded pages.
-func (c *Cache) gatherCoded(s *sequence, from, scale *tensor.View, coded *kernel.CodedPages) (tensor.View, error) {
-	for _, v := range []*tensor.View{from, scale, &coded.Codes, &coded.Scale, &coded.Zero} {
+// gatherCoded is gather of plain and coded pages, row by row.
+func (c *Cache) gatherCoded(s *sequence, from, scale *tensor.View, coded *kernel.CodedPages, q *kernel.Quantizer) (tensor.View, error) {
+	views := coded.Views()
+	for _, v := range append(views[:], from, scale) {
 		if v.IsZero() { // no scale
 			continue
 		}
@@ -75,31 +77,21 @@ func (c *Cache) gatherCoded(s *sequence, from, scale *tensor.View, coded *kernel
 	}
 	size, heads, dim := int64(c.config.PageSize), from.Shape[2], from.Shape[3]
 	dense := tensor.New(tensor.F32, int64(s.len()), heads, dim)
+	rows := dense.F32s()
 	for j := range dense.Shape[0] {
 		page, slot := int64(s.pages[j/size]), j%size
 		for h := range heads {
-			for d := range dim {
-				var x float32
-				if page < 0 {
-					x = c.decode(coded, ^page, slot, h, d, dim)
-				} else if x = from.At(page, slot, h, d); !scale.IsZero() {
-					x *= scale.At(h)
+			row := rows[(j*heads+h)*dim:][:dim]
+			if page < 0 {
+				coded.Row(q, row, ^page, slot, h)
+				continue
+			}
+			for d := range row {
+				if row[d] = from.At(page, slot, h, int64(d)); !scale.IsZero() {
+					row[d] *= scale.At(h)
 				}
-				dense.Set(x, j, h, d)
 			}
 		}
 	}
 	return dense, nil
-}
-
-// decode is feature d of dim of a row in a coded page.
-func (c *Cache) decode(p *kernel.CodedPages, page, slot, head, d, dim int64) float32 {
-	codes := &p.Codes
-	at := codes.Offset + page*codes.Stride[0] + slot*codes.Stride[1] + head*codes.Stride[2]
-	code := c.config.Codec.At(codes.Bits8()[at:], int(dim), int(d))
-	if p.Scale.Rank == 3 {
-		return kernel.Decode(code, p.Scale.At(page, head, d), p.Zero.At(page, head, d))
-	}
-	g := d / (dim / p.Scale.Shape[3])
-	return kernel.Decode(code, p.Scale.At(page, slot, head, g), p.Zero.At(page, slot, head, g))
 }

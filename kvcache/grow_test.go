@@ -87,7 +87,7 @@ func TestGrowIsLikeEnoughFromTheStart(t *testing.T) {
 		b := newGrowing(t)
 		config := growable(2, 400)
 		if seed%2 == 1 {
-			config.DType, config.Codec, config.CodedPages, config.HeadDim, config.ValueDim = tensor.F32, kernel.Int4, 100, 8, 16
+			config.DType, config.Coding, config.CodedPages, config.HeadDim, config.ValueDim = tensor.F32, kernel.KIVI(kernel.Int4, 16), 100, 8, 16
 		}
 		all := config
 		all.Pages, all.MaxPages = 400, 0
@@ -148,7 +148,7 @@ func TestGrowIsLikeEnoughFromTheStart(t *testing.T) {
 				t.Fatal("the caches went apart")
 			}
 		}
-		if config.Codec == kernel.NoCodec { // with one, what is coded depends on the pages there are
+		if !config.Coded() { // with one, what is coded depends on the pages there are
 			for i := range ids[0] {
 				if string(allRows(t, caches[0], ids[0][i])) != string(allRows(t, caches[1], ids[1][i])) {
 					t.Errorf("seed %d: rows of sequence %d differ", seed, i)

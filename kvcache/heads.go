@@ -53,7 +53,8 @@ type headSequence struct {
 
 // NewHeads allocates a HeadCache. Layers and KVHeads of c are those of the model,
 // and Pages, like CodedPages, those of one head of one layer that there are in
-// all: the memory is Bytes of c with Layers and KVHeads 1. There are no Scales.
+// all: the memory is Bytes of c with Layers and KVHeads 1. There are no Scales
+// and no LayerCoding, and Levels are those of one layer with one head.
 func NewHeads(b kernel.Backend, c Config) (*HeadCache, error) {
 	for _, f := range []struct {
 		name  string
@@ -66,18 +67,19 @@ func NewHeads(b kernel.Backend, c Config) (*HeadCache, error) {
 	if c.Scales != nil {
 		return nil, valueError("Config.Scales", fmt.Sprintf("of %d layers", len(c.Scales)), "nil: heads share their pages")
 	}
+	if c.LayerCoding != nil {
+		return nil, valueError("Config.LayerCoding", fmt.Sprintf("of %d layers", len(c.LayerCoding)), "nil: heads share their pages")
+	}
 	one := c
 	one.Layers, one.KVHeads = 1, 1
 	cache, err := New(b, one)
 	if err != nil {
 		return nil, err
 	}
-	c.ValueGroup = cache.config.ValueGroup
 	return &HeadCache{config: c, cache: cache, sequences: map[ID]*headSequence{}}, nil
 }
 
-// Config returns what NewHeads was given, with ValueGroup filled in and the Pages
-// that Grow has reached.
+// Config returns what NewHeads was given, with the Pages that Grow has reached.
 func (h *HeadCache) Config() Config {
 	c := h.config
 	c.Pages = h.cache.Config().Pages

@@ -79,7 +79,7 @@ func newHeadMachine(t *testing.T, seed uint64) *headMachine {
 		Pages: 30 + rng.IntN(150), DType: tensor.F32, KeyStorage: kernel.PreRoPE,
 	}
 	if seed%3 == 0 {
-		m.config.Codec, m.config.CodedPages = kernel.Int8, 30+rng.IntN(100)
+		m.config.Coding, m.config.CodedPages = kernel.KIVI(kernel.Int8, 8), 30+rng.IntN(100)
 	}
 	var err error
 	if m.cache, err = kvcache.NewHeads(m.backend, m.config); err != nil {
@@ -153,7 +153,7 @@ func (m *headMachine) apply() string {
 			var p kvcache.Plan
 			var left []int32
 			odds, block, stays := m.rng.IntN(4), 1, false
-			if m.config.Codec != kernel.NoCodec && m.rng.IntN(4) > 0 {
+			if m.config.Coded() && m.rng.IntN(4) > 0 {
 				block = m.config.PageSize
 			}
 			for j, position := range kept {
@@ -255,7 +255,7 @@ func (m *headMachine) check(what string) {
 			for j, p := range kept {
 				for d := range int64(m.config.HeadDim) {
 					x, y := element(o.tokens[p], layer, false, int64(head), d), element(o.tokens[p], layer, true, int64(head), d)
-					if m.config.Codec != kernel.NoCodec && o.tokens[p]%23 == 0 && head == 0 && d == 0 {
+					if m.config.Coded() && o.tokens[p]%23 == 0 && head == 0 && d == 0 {
 						x = key.At(int64(j), 0, d) // huge, in one of the layers: its page stays plain
 					}
 					if m.far(key.At(int64(j), 0, d), x) || m.far(value.At(int64(j), 0, d), y) {
@@ -410,7 +410,7 @@ func TestHeadCacheRefuses(t *testing.T) {
 // far reports that a stored element is not that of the token: not the same bits, or of
 // elements of 0 to 255 that may be coded, more than the step of a code away.
 func (m *headMachine) far(got, want float32) bool {
-	if m.config.Codec == kernel.NoCodec {
+	if !m.config.Coded() {
 		return got != want
 	}
 	return math.Abs(float64(got-want)) > 1

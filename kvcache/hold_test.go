@@ -73,7 +73,7 @@ func TestHeldPagesOutliveTheirSequence(t *testing.T) {
 // stays while its sequence takes the coded one.
 func TestHeldCodedPages(t *testing.T) {
 	c := small()
-	c.Codec, c.CodedPages, c.ValueGroup = kernel.Int8, 4, 2
+	c.Coding, c.CodedPages = coding(kernel.Int8, 2), 4
 	m := fixed(t, c)
 	a := m.start(9)
 	plain, err := m.cache.Hold(a, 0, 4, nil)

@@ -135,7 +135,7 @@ func TestCheckIntegrityFindsCoded(t *testing.T) {
 		{"page 7, in 0 tables, is noted to be coded page -2", func(c *Cache, _, _ *sequence) { c.codes.twin[7] = unfit }},
 		{"page 1, in 1 tables, is noted to be coded page 4", func(c *Cache, _, _ *sequence) { c.codes.join(1, 4) }},
 	} {
-		c, err := New(codingMemory{}, Config{Layers: 1, Pages: 8, PageSize: 4, KVHeads: 1, HeadDim: 1, ValueDim: 1, DType: tensor.F32, Codec: kernel.Int8, CodedPages: 6})
+		c, err := New(codingMemory{}, Config{Layers: 1, Pages: 8, PageSize: 4, KVHeads: 1, HeadDim: 1, ValueDim: 1, DType: tensor.F32, Coding: kernel.KIVI(kernel.Int8, 1), CodedPages: 6})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,14 +33,15 @@ func (m *machine) chooseFormat() {
 	if m.in.below(4) == 0 {
 		c.DType = tensor.F8E4M3 + tensor.DType(m.in.below(2))
 	}
-	if c.Codec = kernel.Codec(m.in.below(3)); c.Codec == kernel.NoCodec {
+	codec := kernel.Codec(m.in.below(3))
+	if codec == kernel.NoCodec {
 		return
 	}
-	if c.Codec == kernel.Int4 {
+	if codec == kernel.Int4 {
 		c.HeadDim, c.ValueDim = 8, 8
 	}
 	c.PageSize = 1 + c.PageSize%6 // more pages, and more of them due
-	c.CodedPages, c.ValueGroup = 1+m.in.below(24), 1+m.in.below(2)
+	c.CodedPages, c.Coding = 1+m.in.below(24), coding(codec, 1+m.in.below(2))
 	c.Residual = c.PageSize * m.in.below(3)
 }
 
@@ -72,8 +73,8 @@ func (m *machine) storedRows(layer int, tokens []token, b *kernel.Batch) (key, v
 				m.code(&key, h, lo, lo+size, d, d+1)
 			}
 			for j := lo; j < lo+size; j++ {
-				for d := int64(0); d < value.Shape[2]; d += int64(m.config.ValueGroup) {
-					m.code(&value, h, j, j+1, d, d+int64(m.config.ValueGroup))
+				for d := int64(0); d < value.Shape[2]; d += int64(m.config.Coding.Value.Group) {
+					m.code(&value, h, j, j+1, d, d+int64(m.config.Coding.Value.Group))
 				}
 			}
 		}
@@ -89,11 +90,11 @@ func (m *machine) code(v *tensor.View, h, j0, j1, d0, d1 int64) {
 			x = append(x, v.At(j, h, d))
 		}
 	}
-	scale, zero, _ := m.config.Codec.Group(slices.Min(x), slices.Max(x))
+	scale, zero, _ := m.config.Coding.Key.Codec.Group(slices.Min(x), slices.Max(x))
 	s, z := tensor.F16ToF32(scale), tensor.F16ToF32(zero)
 	for j := j0; j < j1; j++ {
 		for d := d0; d < d1; d++ {
-			v.Set(kernel.Decode(m.config.Codec.Encode(v.At(j, h, d), s, z), s, z), j, h, d)
+			v.Set(kernel.Decode(m.config.Coding.Key.Codec.Encode(v.At(j, h, d), s, z), s, z), j, h, d)
 		}
 	}
 }
@@ -118,7 +119,7 @@ func (m *machine) refusesCut(what string, id kvcache.ID, n int) bool {
 // judgeCoding looks at which pages an Extend has coded. It reports whether the
 // call ended with a fault of the coding, which changes nothing.
 func (m *machine) judgeCoding(what string, before snapshot, ids []kvcache.ID, err error) (fault bool) {
-	if m.config.Codec == kernel.NoCodec {
+	if !m.config.Coded() {
 		return false
 	}
 	if errors.Is(err, errEncode) {

@@ -86,7 +86,7 @@ func newSwapMachine(t testing.TB, input []byte) *swapMachine {
 		t.Fatal(err)
 	}
 	coded := 0
-	if m.config.Codec != kernel.NoCodec {
+	if m.config.Coded() {
 		coded = m.in.below(16)
 	}
 	if m.space, err = m.cache.NewSwapSpace(1+m.in.below(24), coded); err != nil {

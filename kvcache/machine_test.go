@@ -47,7 +47,7 @@ func rowsOf(c kvcache.Config, layer int, tokens []token) (key, value tensor.View
 					v.Set(element(t.value, layer, isValue, h, d), int64(i), h, d)
 				}
 			}
-			if c.Codec != kernel.NoCodec && !isValue && t.value%23 == 0 && t.value/23%c.Layers == layer {
+			if c.Coded() && !isValue && t.value%23 == 0 && t.value/23%c.Layers == layer {
 				v.Set(huge, int64(i), 0, 0)
 			}
 		}
@@ -252,7 +252,7 @@ func (m *machine) extend() string {
 	if m.in.below(6) == 0 {
 		m.backend.failCopy.Store(1 + int64(m.in.below(2*m.config.Layers)))
 	}
-	if m.config.Codec != kernel.NoCodec && m.in.below(8) == 0 {
+	if m.config.Coded() && m.in.below(8) == 0 {
 		m.backend.failEncode.Store(1 + int64(m.in.below(m.config.Layers)))
 	}
 	what := fmt.Sprintf("Extend(%v, %v, %v)", ids, counts, positions)
@@ -268,7 +268,7 @@ func (m *machine) extend() string {
 		return what
 	}
 	need, copies, free := m.need(before, ids, counts)
-	if err != nil && m.config.Codec != kernel.NoCodec {
+	if err != nil && m.config.Coded() {
 		before = m.snapshot() // what was coded stays so; judgeCoding has seen to the rest
 	}
 	switch {

@@ -49,7 +49,7 @@ func TestBytes(t *testing.T) {
 		}
 	}
 	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4} {
-		c := kvcache.Config{Layers: 3, Pages: 5, PageSize: 7, KVHeads: 2, HeadDim: 24, ValueDim: 40, DType: tensor.F8E4M3, Codec: codec, CodedPages: 11, ValueGroup: 10}
+		c := kvcache.Config{Layers: 3, Pages: 5, PageSize: 7, KVHeads: 2, HeadDim: 24, ValueDim: 40, DType: tensor.F8E4M3, Coding: coding(codec, 10), CodedPages: 11}
 		b := &hostBackend{}
 		cache, err := kvcache.New(b, c)
 		if err != nil {
@@ -62,7 +62,7 @@ func TestBytes(t *testing.T) {
 	}
 	// Llama-3 8B at 128k: 32 layers, 8 KV heads of 128, bf16: 16 GiB.
 	// in pages of 128 of int4, 4.5 bits a value and 4.25 a key: 4.375 of 16
-	q := kvcache.Config{Layers: 32, Pages: 2, PageSize: 128, KVHeads: 8, HeadDim: 128, ValueDim: 128, DType: tensor.BF16, Codec: kernel.Int4, CodedPages: 1022}
+	q := kvcache.Config{Layers: 32, Pages: 2, PageSize: 128, KVHeads: 8, HeadDim: 128, ValueDim: 128, DType: tensor.BF16, Coding: kernel.KIVI(kernel.Int4, 128), CodedPages: 1022}
 	if n, err := kvcache.Bytes(q); n != 1022*(4<<30)*35/32/1024+2*(16<<20) || err != nil {
 		t.Errorf("%d bytes (%v) in int4", n, err)
 	}
@@ -83,9 +83,21 @@ func TestConfigRefused(t *testing.T) {
 		"Config.ValueDim":   func(c *kvcache.Config) { c.ValueDim = 0 },
 		"Config.DType":      func(c *kvcache.Config) { c.DType = 0 },
 		"Config.KeyStorage": func(c *kvcache.Config) { c.KeyStorage = 2 },
-		"Config.Codec":      func(c *kvcache.Config) { *c = smallCoded(3) },
+		"Config.Coding":     func(c *kvcache.Config) { *c = smallCoded(9) },
+		"Config.LayerCoding": func(c *kvcache.Config) {
+			*c = smallCoded(kernel.Int8)
+			c.Coding, c.LayerCoding = kernel.Coding{}, []kernel.Coding{c.Coding}
+		},
+		"Config.LayerCoding[1]": func(c *kvcache.Config) {
+			*c = smallCoded(kernel.Int8)
+			c.Coding, c.LayerCoding = kernel.Coding{}, []kernel.Coding{c.Coding, {}}
+		},
+		"Config.Levels": func(c *kvcache.Config) { *c = smallCoded(kernel.Int8); c.Coding.Key.Levels = true },
+		"Config.Levels[0]": func(c *kvcache.Config) {
+			*c = smallCoded(kernel.Int8)
+			c.Coding.Key.Levels, c.Levels = true, make([]kvcache.Levels, 2)
+		},
 		"Config.CodedPages": func(c *kvcache.Config) { *c = smallCoded(kernel.Int8); c.CodedPages = 0 },
-		"Config.ValueGroup": func(c *kvcache.Config) { *c = smallCoded(kernel.Int8); c.ValueGroup = 3 },
 		"Config.Residual":   func(c *kvcache.Config) { *c = smallCoded(kernel.Int8); c.Residual = 6 },
 		"Config.Scales":     func(c *kvcache.Config) { c.Scales = make([]kvcache.Scales, 2) },
 		"Config.Scales[1]": func(c *kvcache.Config) {
@@ -108,10 +120,11 @@ func TestConfigRefused(t *testing.T) {
 	for want, change := range map[string]func(*kvcache.Config){
 		"Config.DType":      func(c *kvcache.Config) { c.DType = tensor.U8 },
 		"Config.Residual":   func(c *kvcache.Config) { c.Residual = -4 },
-		"Config.HeadDim":    func(c *kvcache.Config) { c.HeadDim = 12 },
+		"Config.Coding":     func(c *kvcache.Config) { c.Coding.Value.Group = 3 },
+		"Config.HeadDim":    func(c *kvcache.Config) { c.HeadDim = 1 << 20 },
 		"Config.ValueDim":   func(c *kvcache.Config) { c.ValueDim = 1 << 20 },
-		"Config.ValueGroup": func(c *kvcache.Config) { c.Codec, c.CodedPages = kernel.NoCodec, 0; c.ValueGroup = 4 },
-		"Config.CodedPages": func(c *kvcache.Config) { c.Codec = kernel.NoCodec },
+		"Config.Levels":     func(c *kvcache.Config) { c.Levels = make([]kvcache.Levels, 2) },
+		"Config.CodedPages": func(c *kvcache.Config) { c.Coding = kernel.Coding{} },
 		"Config":            func(c *kvcache.Config) { c.Layers, c.CodedPages, c.KVHeads = 1<<28, 1<<28, 1<<28 },
 	} {
 		c := smallCoded(kernel.Int4)

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-
-	"github.com/longctx/longctx/kernel"
 )
 
 // Stats is what a Cache holds at one moment.
@@ -71,7 +69,7 @@ func (c *Cache) CheckIntegrity() error {
 		fault("%d holds counted, %d noted", holds, c.holdCount)
 	}
 	c.pool.check("page", refs, fault)
-	if c.config.Codec != kernel.NoCodec {
+	if c.config.Coded() {
 		c.codes.pool.check("coded page", coded, fault)
 		c.codes.check(refs, coded, fault)
 	}

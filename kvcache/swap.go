@@ -22,7 +22,7 @@ type SwapSpace struct {
 	cache   *Cache
 	swapper kernel.Swapper
 	plain   *hostPages
-	coded   *hostPages // nil without a Codec
+	coded   *hostPages // nil without a Coding
 
 	// of all below, and of the free lists, under the cache's lock
 	swapped map[ID]*sequence // pages are those of the host
@@ -71,30 +71,35 @@ func (c *Cache) NewSwapSpace(pages, codedPages int) (*SwapSpace, error) {
 	if pages < 0 || int64(pages) > 1<<31-1 {
 		return nil, valueError("NewSwapSpace: pages", pages, "0 to 2³¹−1")
 	}
-	if codedPages < 0 || int64(codedPages) > 1<<31-1 || codedPages > 0 && c.config.Codec == kernel.NoCodec {
-		return nil, valueError("NewSwapSpace: codedPages", codedPages, "0 to 2³¹−1, and 0 without a Codec")
+	if codedPages < 0 || int64(codedPages) > 1<<31-1 || codedPages > 0 && !c.config.Coded() {
+		return nil, valueError("NewSwapSpace: codedPages", codedPages, "0 to 2³¹−1, and 0 without a Coding")
 	}
 	w := &SwapSpace{cache: c, swapper: swapper, swapped: map[ID]*sequence{}}
 	var err error
-	if w.plain, err = w.alloc(pages, c.layout(false), c.plainTensors); err != nil {
+	if w.plain, err = w.alloc(pages, false, c.plainTensors); err != nil {
 		return nil, err
 	}
-	if c.config.Codec != kernel.NoCodec {
-		if w.coded, err = w.alloc(codedPages, c.layout(true), c.codedTensors); err != nil {
+	if c.config.Coded() {
+		if w.coded, err = w.alloc(codedPages, true, c.codedTensors); err != nil {
 			return nil, errors.Join(err, w.plain.close())
 		}
 	}
 	return w, nil
 }
 
-// layout is that of a page of either kind.
-func (c *Cache) layout(coded bool) page.Layout {
+// layout is that of a page of either kind. A *ValueError says that package page
+// has no place for the Coding.
+func (c *Cache) layout(coded bool) (page.Layout, error) {
 	f := &c.config
 	l := page.Layout{Layers: f.Layers, PageSize: f.PageSize, KVHeads: f.KVHeads, HeadDim: f.HeadDim, ValueDim: f.ValueDim, DType: f.DType, KeyStorage: f.KeyStorage}
 	if coded {
-		l.Codec, l.ValueGroup = f.Codec, f.ValueGroup
+		key, value := f.Coding.Key, f.Coding.Value
+		l.Codec, l.ValueGroup = key.Codec, value.Group
+		if key != (kernel.Quantizer{Codec: l.Codec}) || value != (kernel.Quantizer{Codec: l.Codec, Group: l.ValueGroup}) || l.Codec > kernel.Int4 || l.ValueGroup == 0 {
+			return l, valueError("NewSwapSpace: Config.Coding", f.Coding, "keys per channel and values in groups, both int8 or int4, in all layers")
+		}
 	}
-	return l
+	return l, nil
 }
 
 func (c *Cache) plainTensors() (list []tensor.View) {
@@ -109,15 +114,22 @@ func (c *Cache) plainTensors() (list []tensor.View) {
 func (c *Cache) codedTensors() (list []tensor.View) {
 	for i := range c.coded {
 		for _, p := range []*kernel.CodedPages{&c.coded[i].key, &c.coded[i].value} {
-			list = append(list, p.Codes, p.Scale, p.Zero)
+			for _, v := range []tensor.View{p.Codes, p.Scale, p.Zero, p.Outliers, p.Left, p.Right} {
+				if !v.IsZero() {
+					list = append(list, v)
+				}
+			}
 		}
 	}
 	return list
 }
 
-func (w *SwapSpace) alloc(pages int, l page.Layout, likes func() []tensor.View) (*hostPages, error) {
+func (w *SwapSpace) alloc(pages int, coded bool, likes func() []tensor.View) (*hostPages, error) {
+	l, err := w.cache.layout(coded)
+	if err != nil {
+		return nil, err
+	}
 	h := &hostPages{layout: l, total: pages, likes: likes}
-	var err error
 	if h.segments, h.record, err = l.Segments(); err != nil {
 		return nil, fmt.Errorf("kvcache: swap space: %w", err)
 	}

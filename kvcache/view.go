@@ -60,7 +60,7 @@ func (v *View) LowerKV(dst *kernel.Batch) error {
 	t.Indptr, t.Indices, t.Coded = append(t.Indptr[:0], 0), t.Indices[:0], t.Coded[:0]
 	for _, s := range v.found {
 		dst.SeqLens = append(dst.SeqLens, int32(s.len()))
-		if v.cache.config.Codec == kernel.NoCodec {
+		if !v.cache.config.Coded() {
 			t.Indices = append(t.Indices, s.pages...)
 		} else {
 			for _, page := range s.pages {

@@ -38,7 +38,7 @@ func checkRun(c *attention.Config, s *Schedule, args *kernel.Args) error {
 	if len(c.Mask.Regions) > 0 || c.Mask.Kinds != 0 {
 		return errors.New("parallel: Run with Config.Mask, want none: the Schedule has it")
 	}
-	if c.PageSize > 0 || c.Codec != kernel.NoCodec {
+	if c.PageSize > 0 || !c.Coding.IsZero() {
 		return errors.New("parallel: Run over pages, want contiguous keys")
 	}
 	if x := &c.Score; x.Slopes || x.RelBias || x.PrefixBias || x.SinkLogit || x.LogN != 0 {

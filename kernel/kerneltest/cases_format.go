@@ -15,9 +15,20 @@ func kvType(d tensor.DType) func(*attention.Config) {
 	return func(c *attention.Config) { c.KVDType = d }
 }
 
-// coded has pages of size tokens coded, and values in groups; 0: the default.
+// coded has pages of size tokens coded, keys per channel and values in groups;
+// 0: the default.
 func coded(codec kernel.Codec, size, group int) func(*attention.Config) {
-	return func(c *attention.Config) { c.Codec, c.PageSize, c.ValueGroup = codec, size, group }
+	if group == 0 {
+		group = defaultGroup
+	}
+	return quantized(size, kernel.Quantizer{Codec: codec}, kernel.Quantizer{Codec: codec, Group: group})
+}
+
+// defaultGroup stands for kernel.DefaultValueGroup.
+const defaultGroup = -1
+
+func quantized(size int, key, value kernel.Quantizer) func(*attention.Config) {
+	return func(c *attention.Config) { c.PageSize, c.Coding = size, kernel.Coding{Key: key, Value: value} }
 }
 
 func bothCodecs() [2]kernel.Codec { return [2]kernel.Codec{kernel.Int8, kernel.Int4} }
@@ -33,6 +44,7 @@ func (t *builder) formats() {
 	for _, codec := range bothCodecs() {
 		t.codec(codec)
 	}
+	t.codings()
 }
 
 func (t *builder) float8() {

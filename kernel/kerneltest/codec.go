@@ -2,10 +2,9 @@ package kerneltest
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
+	"sort"
 
-	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
 )
@@ -24,7 +23,7 @@ const (
 
 // isCoded reports whether a page of sequence s is coded.
 func (p *Problem) isCoded(s, page int) bool {
-	if p.Config.Codec == kernel.NoCodec {
+	if p.Config.Coding.IsZero() {
 		return false
 	}
 	switch p.Coded {
@@ -36,27 +35,112 @@ func (p *Problem) isCoded(s, page int) bool {
 	return page < (p.Step.KeyLens[s]+p.Config.PageSize-1)/p.Config.PageSize-2
 }
 
-// levels is the largest code.
-func levels(c kernel.Codec) float32 {
-	return map[kernel.Codec]float32{kernel.Int8: 255, kernel.Int4: 15}[c]
+// bits are the widths of codes.
+func bits(c kernel.Codec) int {
+	return map[kernel.Codec]int{kernel.Int8: 8, kernel.Int4: 4, kernel.Int2: 2, kernel.Int1: 1}[c]
 }
 
-// codedRows are codes as inputs are laid out, with the scale and the zero that
-// each has, group by group of a row.
-type codedRows struct {
-	codes       []uint8   // as key and value; where a page is plain, nothing
-	scale, zero []float32 // as codes: of each element, so that rows and groups look alike
-}
+// maxCode is the largest code.
+func maxCode(c kernel.Codec) float32 { return float32(int(1)<<bits(c) - 1) }
 
-// code codes the elements of x at some indices, which are a group, and leaves
-// in x what they now stand for.
-func (r *codedRows) code(c kernel.Codec, x []float32, at []int) {
-	scale, zero, codes := encodeGroup(c, pick(x, at))
-	for i, k := range at {
-		r.codes[k], r.scale[k], r.zero[k] = codes[i], scale, zero
-		x[k] = decodeOne(codes[i], scale, zero)
+// drawLevels are ascending levels for each head: about the codes, or about
+// numbers of unit variance. Those of a straight table are the codes.
+func drawLevels(q kernel.Quantizer, heads int, straight bool, seed uint64) []float32 {
+	if !q.Levels {
+		return nil
 	}
+	r, n := newRandom(seed, 200), int(maxCode(q.Codec))+1
+	uniform := func() float64 { return float64(r.below(1<<20)) / (1 << 20) }
+	out := make([]float32, heads*n)
+	for i := range out {
+		c := float64(i % n)
+		switch {
+		case straight:
+		case q.RMS:
+			c = (2*c+0.5+uniform())/float64(n)*2 - 2
+		default:
+			c += 0.8*uniform() - 0.4
+		}
+		out[i] = float32(c)
+	}
+	return out
 }
+
+// codedHead is a head of a page, or of the first slots of one, as it is coded.
+type codedHead struct {
+	codes       [][]uint8 // [slot][feature]
+	scale, zero []float32 // of each group: per channel, or slot by slot
+	outliers    []outlier // by index
+	left, right [][]float32
+}
+
+type outlier struct {
+	index int // slot·features + feature
+	value float32
+}
+
+// coder is rules 13 and 14 for a head of a page: slots rows of dim features.
+type coder struct {
+	kernel.Quantizer
+	levels     []float32
+	slots, dim int
+	x          []float32
+	out        map[int]bool // outliers
+}
+
+// group is the number of the group of an entry.
+func (c *coder) group(at int) int {
+	if c.Group == 0 {
+		return at % c.dim
+	}
+	return at / c.Group
+}
+
+// members lists the entries of each group, ascending.
+func (c *coder) members() [][]int {
+	var list [][]int
+	for at := range c.x {
+		g := c.group(at)
+		for len(list) <= g {
+			list = append(list, nil)
+		}
+		list[g] = append(list[g], at)
+	}
+	return list
+}
+
+// code codes a head of a page. It is not ok where that has no place in F16.
+func (c *coder) code() (h *codedHead, ok bool) {
+	h, ok = &codedHead{}, true
+	c.out = map[int]bool{}
+	for _, at := range c.farthest() {
+		v := c.x[at]
+		half := float32(round(tensor.F16, float64(v)))
+		ok = ok && (!math.IsInf(float64(half), 0) || half == v)
+		h.outliers, c.out[at] = append(h.outliers, outlier{at, half}), true
+	}
+	codes := make([]uint8, len(c.x))
+	for _, group := range c.members() {
+		var rest []int
+		for _, at := range group {
+			if !c.out[at] {
+				rest = append(rest, at)
+			}
+		}
+		scale, zero := c.scaleOf(pick(c.x, rest))
+		ok = ok && isFinite(scale) && isFinite(zero)
+		h.scale, h.zero = append(h.scale, scale), append(h.zero, zero)
+		for _, at := range rest {
+			codes[at] = c.codeOf(c.x[at], scale, zero)
+		}
+	}
+	for slot := range c.slots {
+		h.codes = append(h.codes, codes[slot*c.dim:][:c.dim])
+	}
+	return h, c.lowRank(h) && ok
+}
+
+func isFinite(x float32) bool { return x-x == 0 }
 
 func pick(x []float32, at []int) []float32 {
 	out := make([]float32, len(at))
@@ -66,8 +150,46 @@ func pick(x []float32, at []int) []float32 {
 	return out
 }
 
-// encodeGroup is rules 13 and 14 for a group whose scale and zero are finite.
-func encodeGroup(c kernel.Codec, x []float32) (scale, zero float32, codes []uint8) {
+// farthest lists the entries that are farthest from what fits in F16 of their
+// group on average, by index.
+func (c *coder) farthest() []int {
+	fits := func(at int) bool { return isFinite(float32(round(tensor.F16, float64(c.x[at])))) }
+	far, list := make([]float64, len(c.x)), make([]int, len(c.x))
+	for _, group := range c.members() {
+		sum, n := float32(0), float32(0)
+		for _, at := range group {
+			if fits(at) {
+				sum, n = sum+c.x[at], n+1
+			}
+		}
+		for _, at := range group {
+			if far[at] = math.Inf(1); fits(at) {
+				far[at] = math.Abs(float64(c.x[at] - sum/n))
+			}
+		}
+	}
+	for at := range list {
+		list[at] = at
+	}
+	sort.SliceStable(list, func(i, k int) bool { return far[list[i]] > far[list[k]] })
+	list = list[:min(c.Outliers, len(list))]
+	sort.Ints(list)
+	return list
+}
+
+// scaleOf is the scale and the zero of a group without its outliers.
+func (c *coder) scaleOf(x []float32) (scale, zero float32) {
+	half := func(x float32) float32 { return float32(round(tensor.F16, float64(x))) }
+	if len(x) == 0 {
+		return 0, 0
+	}
+	if c.RMS {
+		sum := float32(0)
+		for _, v := range x {
+			sum = kernel.FMA(v, v, sum)
+		}
+		return half(float32(math.Sqrt(float64(sum / float32(len(x)))))), 0
+	}
 	lo, hi := math.Inf(1), math.Inf(-1)
 	for _, v := range x {
 		lo, hi = math.Min(lo, float64(v)), math.Max(hi, float64(v))
@@ -78,34 +200,131 @@ func encodeGroup(c kernel.Codec, x []float32) (scale, zero float32, codes []uint
 	if hi == 0 {
 		hi = 0
 	}
-	zero = float32(round(tensor.F16, lo))
 	span := float32(hi) - float32(lo)
-	scale = float32(round(tensor.F16, float64(span/levels(c))))
-	for _, v := range x {
-		y := float32(0)
-		if scale != 0 {
-			y = float32(v-zero) / scale
-		}
-		codes = append(codes, uint8(math.RoundToEven(min(max(float64(y), 0), float64(levels(c))))))
-	}
-	return scale, zero, codes
+	return half(span / maxCode(c.Codec)), half(float32(lo))
 }
 
-// decodeOne is f32(code)·scale + zero, rounded once: the float64 is exact.
-func decodeOne(code uint8, scale, zero float32) float32 {
-	return float32(float64(code)*float64(scale) + float64(zero))
+// codeOf is the code of x: the nearest code or level, of two as near the even
+// one.
+func (c *coder) codeOf(x, scale, zero float32) uint8 {
+	if scale == 0 {
+		return 0
+	}
+	y := float32(x-zero) / scale
+	if !c.Levels {
+		return uint8(math.RoundToEven(min(max(float64(y), 0), float64(maxCode(c.Codec)))))
+	}
+	for code := 0; code+1 < len(c.levels); code++ {
+		if middle := float32(c.levels[code]+c.levels[code+1]) / 2; y < middle || y == middle && code%2 == 0 {
+			return uint8(code)
+		}
+	}
+	return uint8(maxCode(c.Codec))
+}
+
+// decoded is what a code stands for before low rank and outliers.
+func (c *coder) decoded(h *codedHead, at int) float32 {
+	code, g := h.codes[at/c.dim][at%c.dim], c.group(at)
+	level := float32(code)
+	if c.Levels {
+		level = c.levels[code]
+	}
+	return kernel.FMA(level, h.scale[g], h.zero[g])
+}
+
+// value is what an entry stands for.
+func (c *coder) value(h *codedHead, at int) float32 {
+	for _, o := range h.outliers {
+		if o.index == at {
+			return o.value
+		}
+	}
+	x := c.decoded(h, at)
+	for k := range c.Rank {
+		x = kernel.FMA(h.left[at/c.dim][k], h.right[k][at%c.dim], x)
+	}
+	return x
+}
+
+// lowRank finds the product that comes near to what coding loses, one column of
+// the left and one row of the right at a time.
+func (c *coder) lowRank(h *codedHead) (ok bool) {
+	if ok = true; c.Rank == 0 {
+		return ok
+	}
+	lost := make([]float32, len(c.x))
+	for at, x := range c.x {
+		if !c.out[at] {
+			lost[at] = x - c.decoded(h, at)
+		}
+	}
+	entry := func(slot, d int) float32 { return lost[slot*c.dim+d] }
+	dot := func(n int, a, b func(int) float32) (sum float32) {
+		for i := range n {
+			sum = kernel.FMA(a(i), b(i), sum)
+		}
+		return sum
+	}
+	// unit makes v as long as 1, or 0 where that cannot be done
+	unit := func(v []float32) {
+		of := func(i int) float32 { return v[i] }
+		n := dot(len(v), of, of)
+		for i := range v {
+			if v[i] /= float32(math.Sqrt(float64(n))); n == 0 || !isFinite(n) {
+				v[i] = 0
+			}
+		}
+	}
+	h.left = make([][]float32, c.slots)
+	for range c.Rank {
+		best, most := 0, float32(0)
+		for slot := range c.slots {
+			of := func(d int) float32 { return entry(slot, d) }
+			if n := dot(c.dim, of, of); n > most {
+				best, most = slot, n
+			}
+		}
+		v := append([]float32(nil), lost[best*c.dim:][:c.dim]...)
+		unit(v)
+		across := func(slot int) float32 {
+			return dot(c.dim, func(d int) float32 { return entry(slot, d) }, func(d int) float32 { return v[d] })
+		}
+		for range 4 {
+			u := make([]float32, c.slots)
+			for slot := range u {
+				u[slot] = across(slot)
+			}
+			for d := range v {
+				v[d] = dot(c.slots, func(slot int) float32 { return entry(slot, d) }, func(slot int) float32 { return u[slot] })
+			}
+			unit(v)
+		}
+		for d := range v {
+			v[d] = float32(round(tensor.F16, float64(v[d])))
+		}
+		h.right = append(h.right, v)
+		for slot := range c.slots {
+			u := float32(round(tensor.F16, float64(across(slot))))
+			ok = ok && isFinite(u)
+			h.left[slot] = append(h.left[slot], u)
+			for d := range v {
+				lost[slot*c.dim+d] = kernel.FMA(-u, v[d], entry(slot, d))
+			}
+		}
+	}
+	return ok
 }
 
 // pack is a row of codes as bytes.
 func pack(c kernel.Codec, codes []uint8) []float32 {
 	row := append([]byte(nil), codes...)
-	if c == kernel.Int4 {
-		words := len(codes) / 8
+	if n := 32 / bits(c); n > 4 {
+		words := len(codes) / n
 		row = row[:0]
 		for w := range words {
 			x := uint32(0)
-			for k := range 8 {
-				x |= uint32(codes[k*words+w]) << (4 * k)
+			for k := range n {
+				x |= uint32(codes[k*words+w]) << (bits(c) * k)
 			}
 			row = binary.LittleEndian.AppendUint32(row, x)
 		}
@@ -115,6 +334,32 @@ func pack(c kernel.Codec, codes []uint8) []float32 {
 		out[i] = float32(b)
 	}
 	return out
+}
+
+// packOutliers are m outliers as bytes. Those that there are fewer of lie in the
+// last entries of a page of so many, which are in no slot that is filled.
+func packOutliers(list []outlier, m, entries int) (out []float32) {
+	list = append([]outlier(nil), list...)
+	for len(list) < m {
+		list = append(list, outlier{index: entries - m + len(list)})
+	}
+	for _, o := range list {
+		x := encode(tensor.F16, float64(o.value))
+		if o.value != o.value {
+			x = 0x7e00
+		}
+		for _, b := range [...]int{o.index, o.index >> 8, int(x), int(x) >> 8} {
+			out = append(out, float32(b&255))
+		}
+	}
+	return out
+}
+
+// codedRows are the heads of coded pages, by the ordinal of the first key of
+// the page and the head.
+type codedRows struct {
+	levels []float32 // [KVHeads][codes]
+	heads  map[[2]int]*codedHead
 }
 
 // store makes keys and values what they are once stored: rounded to FP8 under
@@ -129,43 +374,47 @@ func (in *inputs) store(p *Problem) {
 		in.storedKey, in.key = roundScaled(c.KVDType, in.key, in.keyScale, c.HeadDim)
 		in.storedValue, in.value = roundScaled(c.KVDType, in.value, in.valueScale, c.ValueDim)
 	}
-	if c.Codec == kernel.NoCodec {
+	if c.Coding.IsZero() {
 		return
 	}
-	rows := func(x []float32) *codedRows {
-		return &codedRows{make([]uint8, len(x)), make([]float32, len(x)), make([]float32, len(x))}
-	}
-	in.codedKey, in.codedValue = rows(in.key), rows(in.value)
-	first := 0
-	for s, n := range p.Step.KeyLens {
-		for lo := 0; lo < n; lo += c.PageSize {
-			if p.isCoded(s, lo/c.PageSize) {
-				in.codePage(p, first+lo, first+min(lo+c.PageSize, n))
+	for _, s := range []struct {
+		rows **codedRows
+		q    kernel.Quantizer
+		x    []float32
+		dim  int
+	}{{&in.codedKey, c.Coding.Key, in.key, c.HeadDim}, {&in.codedValue, c.Coding.Value, in.value, c.ValueDim}} {
+		*s.rows = &codedRows{drawLevels(s.q, c.KVHeads, p.Straight, p.Seed), map[[2]int]*codedHead{}}
+		first := 0
+		for seq, n := range p.Step.KeyLens {
+			for lo := 0; lo < n; lo += c.PageSize {
+				if p.isCoded(seq, lo/c.PageSize) {
+					(*s.rows).code(s.q, s.x, first+lo, first+min(lo+c.PageSize, n), c.KVHeads, s.dim)
+				}
 			}
+			first += n
 		}
-		first += n
 	}
 }
 
-// codePage codes keys lo to hi−1, which are a page.
-func (in *inputs) codePage(p *Problem, lo, hi int) {
-	c := &p.Config
-	for h := range c.KVHeads {
-		for d := range c.HeadDim {
-			var at []int
-			for j := lo; j < hi; j++ {
-				at = append(at, (j*c.KVHeads+h)*c.HeadDim+d)
-			}
-			in.codedKey.code(c.Codec, in.key, at)
+// coder prepares for a head with so many rows of dim features.
+func (r *codedRows) coder(q kernel.Quantizer, head, heads, slots, dim int) *coder {
+	n := len(r.levels) / heads
+	return &coder{Quantizer: q, levels: r.levels[head*n:][:n], slots: slots, dim: dim, x: make([]float32, slots*dim)}
+}
+
+// code codes keys lo to hi−1 of x, which are a page, and leaves in x what they
+// now stand for.
+func (r *codedRows) code(q kernel.Quantizer, x []float32, lo, hi, heads, dim int) {
+	for h := range heads {
+		c := r.coder(q, h, heads, hi-lo, dim)
+		row := func(slot int) []float32 { return x[((lo+slot)*heads+h)*dim:][:dim] }
+		for slot := range c.slots {
+			copy(c.x[slot*dim:], row(slot))
 		}
-		for j := lo; j < hi; j++ {
-			for g := 0; g < c.ValueDim; g += c.ValueGroup {
-				var at []int
-				for d := g; d < g+c.ValueGroup; d++ {
-					at = append(at, (j*c.KVHeads+h)*c.ValueDim+d)
-				}
-				in.codedValue.code(c.Codec, in.value, at)
-			}
+		head, _ := c.code()
+		r.heads[[2]int{lo, h}] = head
+		for at := range c.x {
+			row(at / dim)[at%dim] = c.value(head, at)
 		}
 	}
 }
@@ -184,52 +433,7 @@ func roundScaled(d tensor.DType, x, scale []float32, dim int) (stored, value []f
 // plain is the Problem with the same keys and values stored plainly.
 func (p *Problem) plain(in *inputs) (*Problem, *inputs) {
 	q, out := *p, *in
-	q.Config.Codec, q.Config.ValueGroup, q.Config.KVDType, q.Scaled = kernel.NoCodec, 0, tensor.F32, false
+	q.Config.Coding, q.Config.KVDType, q.Scaled = kernel.Coding{}, tensor.F32, false
 	out.storedKey, out.storedValue, out.keyScale, out.valueScale, out.codedKey, out.codedValue = nil, nil, nil, nil, nil, nil
 	return &q, &out
-}
-
-// fewBits are Problems whose keys and values are FP8, coded, or some of each.
-func fewBits() []Problem {
-	s := step([]int{40, 0, 1, 5}, []int{530, 9, 130, 66})
-	rerope := []func(*attention.Config){rotated(rope(32)), masked(attention.WindowSinks(70, 4)), positioned(reRoPE(20))}
-	out := []Problem{
-		{Config: config(4, 2, 32, append(rerope, kvType(tensor.F8E4M3), paged(16))...), Scaled: true},
-		{Config: config(4, 2, 16, kvType(tensor.F8E5M2))},
-		{Config: config(4, 2, 32, append(rerope, coded(kernel.Int8, 16, 0), kvType(tensor.F16))...), Coded: codedOdd},
-		{Config: config(4, 1, 32, append(rerope, coded(kernel.Int4, 100, 8), kvType(tensor.F8E4M3))...), Coded: codedOdd, Scaled: true},
-		{Config: config(4, 2, 64, coded(kernel.Int4, 64, 32), scored(attention.Score{SoftCap: 5, Slopes: true})), Coded: codedAll},
-	}
-	for i := range out {
-		out[i].Step, out[i].Seed = s, seedOf(fmt.Sprint("few bits", i))
-		out[i] = *out[i].normal()
-	}
-	return out
-}
-
-// decoded: keys and values of few bits are what a float32 cache of the values
-// they stand for is, paged as they are or not paged at all.
-func (t *trial) decoded(p *Problem) {
-	in := p.makeInputs()
-	got := t.answer(p, in, Layout{})
-	q, qin := p.plain(in)
-	t.agree("decoded", t.answer(q, qin, Layout{}), got)
-	q.Config.PageSize = 0
-	t.agree("decoded and contiguous", t.answer(q, qin, Layout{}), got)
-}
-
-// sequencesAlone: which pages of other sequences are coded does not matter.
-func (t *trial) sequencesAlone(p *Problem) {
-	in := p.makeInputs()
-	whole := t.answer(p, in, Layout{})
-	if whole == nil {
-		return
-	}
-	q, qin := p.plain(in)
-	at := 0
-	for s, n := range p.Step.QueryLens {
-		one, oin := q.part(qin, s, 0, n, p.Step.KeyLens[s])
-		t.agree(fmt.Sprintf("sequence %d alone", s), t.answer(one, oin, Layout{}), whole.rows(p, at, at+n))
-		at += n
-	}
 }

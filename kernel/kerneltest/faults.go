@@ -79,10 +79,15 @@ func newSetting(m *memory, pageSize int, codec kernel.Codec) (*setting, error) {
 	return s, nil
 }
 
+// coding has keys per channel and values in groups.
+func coding(c kernel.Codec, group int) kernel.Coding {
+	return kernel.Coding{Key: kernel.Quantizer{Codec: c}, Value: kernel.Quantizer{Codec: c, Group: group}}
+}
+
 // code makes FP8 plain pages with scales of those there are, and codes two
 // pages beside them, one of an index that no plain page has.
 func (s *setting) code(codec kernel.Codec) error {
-	s.spec.Codec, s.spec.ValueGroup, s.spec.KVDType = codec, 3, tensor.F8E4M3
+	s.spec.Coding, s.spec.KVDType = coding(codec, 3), tensor.F8E4M3
 	s.batch.Pages.Coded = []bool{false, false, true, true, false}
 	s.batch.Pages.Indices = []int32{4, 0, 6, 0, 3}
 	size := int64(s.spec.PageSize)
@@ -135,6 +140,12 @@ func specFaults() []fault {
 	set := func(name string, f func(*kernel.Spec)) fault {
 		return fault{name: name, spoil: func(s *setting) { f(&s.spec) }}
 	}
+	paged := func(name string, f func(*kernel.Coding)) fault {
+		return set(name, func(s *kernel.Spec) {
+			s.PageSize, s.Backward, s.Coding = 2, false, coding(kernel.Int8, 3)
+			f(&s.Coding)
+		})
+	}
 	return []fault{
 		set("no-heads", func(s *kernel.Spec) { s.Heads = 0 }),
 		set("no-kvheads", func(s *kernel.Spec) { s.KVHeads = 0 }),
@@ -163,14 +174,22 @@ func specFaults() []fault {
 		set("dtype-u8", func(s *kernel.Spec) { s.DType = tensor.U8 }),
 		set("kvdtype-u8", func(s *kernel.Spec) { s.KVDType = tensor.U8 }),
 		set("backward-of-f8", func(s *kernel.Spec) { s.KVDType = tensor.F8E5M2 }),
-		set("codec", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, 3, 3 }),
-		set("codec-contiguous", func(s *kernel.Spec) { s.Backward, s.Codec, s.ValueGroup = false, kernel.Int8, 3 }),
-		set("codec-backward", func(s *kernel.Spec) { s.PageSize, s.Codec, s.ValueGroup = 2, kernel.Int8, 3 }),
-		set("codec-int4-dims", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, kernel.Int4, 3 }),
-		set("valuegroup-0", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec = 2, false, kernel.Int8 }),
-		set("valuegroup-negative", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, kernel.Int8, -3 }),
-		set("valuegroup-does-not-divide", func(s *kernel.Spec) { s.PageSize, s.Backward, s.Codec, s.ValueGroup = 2, false, kernel.Int8, 4 }),
-		set("valuegroup-without-codec", func(s *kernel.Spec) { s.ValueGroup = 3 }),
+		set("codec-contiguous", func(s *kernel.Spec) { s.Backward, s.Coding = false, coding(kernel.Int8, 3) }),
+		set("codec-backward", func(s *kernel.Spec) { s.PageSize, s.Coding = 2, coding(kernel.Int8, 3) }),
+		paged("codec", func(c *kernel.Coding) { c.Key.Codec = 5 }),
+		paged("codec-int4-dims", func(c *kernel.Coding) { *c = coding(kernel.Int4, 3) }),
+		paged("codec-int2-dims", func(c *kernel.Coding) { c.Key.Codec = kernel.Int2 }),
+		paged("codec-of-keys-alone", func(c *kernel.Coding) { c.Value = kernel.Quantizer{} }),
+		paged("codec-of-values-alone", func(c *kernel.Coding) { c.Key = kernel.Quantizer{} }),
+		paged("group-negative", func(c *kernel.Coding) { c.Value.Group = -3 }),
+		paged("group-does-not-divide", func(c *kernel.Coding) { c.Value.Group = 4 }),
+		paged("key-group-does-not-divide", func(c *kernel.Coding) { c.Key.Group = 3 }),
+		paged("rms-without-levels", func(c *kernel.Coding) { c.Key.RMS = true }),
+		paged("outliers-negative", func(c *kernel.Coding) { c.Key.Outliers = -1 }),
+		paged("outliers-too-many", func(c *kernel.Coding) { c.Key.Outliers = 9 }),
+		paged("rank-negative", func(c *kernel.Coding) { c.Value.Rank = -1 }),
+		paged("rank-too-large", func(c *kernel.Coding) { c.Value.Rank = 3 }),
+		set("group-without-codec", func(s *kernel.Spec) { s.Coding.Value.Group = 3 }),
 	}
 }
 

@@ -30,7 +30,7 @@ func newOperands(m *memory) (*operands, error) {
 	table, _ := angles(4, 4)
 	o.appendKV.Slots = []int32{3, -1, 0}
 	o.copy.Src, o.copy.Dst = []int32{0, 1}, []int32{2, 3}
-	o.encode.Codec, o.encode.Src, o.encode.Dst, o.encode.Encoded = kernel.Int8, []int32{2, 0}, []int32{0, 2}, make([]bool, 2)
+	o.encode.Coding, o.encode.Src, o.encode.Dst, o.encode.Encoded = coding(kernel.Int8, 3), []int32{2, 0}, []int32{0, 2}, make([]bool, 2)
 	k, v := &o.encode.CodedKey, &o.encode.CodedValue
 	o.pageBounds.Pages, o.pageBounds.Rows = []int32{3, 1}, []int32{2, 2}
 	o.pageScores = kernel.PageScoresArgs{QueryStart: []int32{0, 2, 3}, Pages: kernel.BlockTable{Indptr: []int32{0, 2, 3}, Indices: []int32{3, 1, 0}}, Scale: 1}
@@ -168,9 +168,9 @@ var operandFaults = map[string][]operandFault{
 		}},
 	},
 	"encode": {
-		{"codec-none", func(o *operands) { o.encode.Codec = kernel.NoCodec }},
-		{"codec-unknown", func(o *operands) { o.encode.Codec = 3 }},
-		{"codec-int4", func(o *operands) { o.encode.Codec = kernel.Int4 }},
+		{"codec-none", func(o *operands) { o.encode.Coding = kernel.Coding{} }},
+		{"codec-unknown", func(o *operands) { o.encode.Coding.Value.Codec = 5 }},
+		{"codec-int4", func(o *operands) { o.encode.Coding.Key.Codec = kernel.Int4 }},
 		{"source-too-large", func(o *operands) { o.encode.Src[1] = 3 }},
 		{"source-negative", func(o *operands) { o.encode.Src[1] = -1 }},
 		{"target-too-large", func(o *operands) { o.encode.Dst[1] = 3 }},

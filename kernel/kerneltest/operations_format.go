@@ -26,17 +26,27 @@ func (t *builder) formatOperations() {
 	}
 	t.operation("copy", "u8", func(t *trial) { t.copyPages(tensor.U8, Layout{HeadsFirst: true}) }, exact)
 	for _, c := range bothCodecs() {
+		q := func(group int) kernel.Coding {
+			return kernel.Coding{Key: kernel.Quantizer{Codec: c}, Value: kernel.Quantizer{Codec: c, Group: group}}
+		}
 		for i, l := range layouts {
-			t.operation("encode", fmt.Sprintf("%v/layout=%d", c, i), func(t *trial) { t.encodePages(c, tensor.F32, false, 16, 24, 8, l) }, exact)
+			t.operation("encode", fmt.Sprintf("%v/layout=%d", c, i), func(t *trial) { t.encodePages(q(8), tensor.F32, false, 16, 24, l) }, exact)
 		}
 		for _, d := range []tensor.DType{tensor.F16, tensor.BF16, tensor.F8E4M3, tensor.F8E5M2} {
-			t.operation("encode", fmt.Sprintf("%v/%v", c, d), func(t *trial) { t.encodePages(c, d, false, 40, 16, 2, Layout{Spread: 2}) }, exact)
+			t.operation("encode", fmt.Sprintf("%v/%v", c, d), func(t *trial) { t.encodePages(q(2), d, false, 40, 16, Layout{Spread: 2}) }, exact)
 		}
-		t.operation("encode", fmt.Sprintf("%v/f8e4m3/scaled", c), func(t *trial) { t.encodePages(c, tensor.F8E4M3, true, 8, 16, 16, Layout{}) }, exact)
-		t.operation("encode", fmt.Sprintf("%v/one-feature-groups", c), func(t *trial) { t.encodePages(c, tensor.F32, false, 8, 8, 1, Layout{}) }, exact)
-		t.operation("encode", fmt.Sprintf("%v/dim=512", c), func(t *trial) { t.encodePages(c, tensor.BF16, false, 512, 512, 64, Layout{}) }, exact)
+		t.operation("encode", fmt.Sprintf("%v/f8e4m3/scaled", c), func(t *trial) { t.encodePages(q(16), tensor.F8E4M3, true, 8, 16, Layout{}) }, exact)
+		t.operation("encode", fmt.Sprintf("%v/one-feature-groups", c), func(t *trial) { t.encodePages(q(1), tensor.F32, false, 8, 8, Layout{}) }, exact)
+		t.operation("encode", fmt.Sprintf("%v/dim=512", c), func(t *trial) { t.encodePages(q(64), tensor.BF16, false, 512, 512, Layout{}) }, exact)
 	}
-	t.operation("encode", "int8/odd-dims", func(t *trial) { t.encodePages(kernel.Int8, tensor.F32, false, 7, 15, 5, Layout{Pad: 1}) }, exact)
+	int8 := kernel.Quantizer{Codec: kernel.Int8}
+	t.operation("encode", "int8/odd-dims", func(t *trial) {
+		t.encodePages(kernel.Coding{Key: int8, Value: kernel.Quantizer{Codec: kernel.Int8, Group: 5}}, tensor.F32, false, 7, 15, Layout{Pad: 1})
+	}, exact)
+	for i, c := range codings(64) {
+		t.operation("encode", fmt.Sprintf("coding=%v", c), func(t *trial) { t.encodePages(c, tensor.F32, false, 64, 64, layouts[i%len(layouts)]) }, exact)
+		t.operation("encode", fmt.Sprintf("coding=%v/f16", c), func(t *trial) { t.encodePages(c, tensor.F16, false, 64, 64, Layout{}) }, exact)
+	}
 	t.operation("encode", "append-and-attend", (*trial).encodedAttention)
 }
 
@@ -101,8 +111,8 @@ type encoding struct {
 	kernel.EncodeArgs
 	key, value                         *block
 	k, v                               []float32 // as stored
-	keyCodes, keyScale, keyZero        *block
-	valueCodes, valueScale, valueZero  *block
+	codedKey, codedValue               *codedBlocks
+	keyLevels, valueLevels             []float32
 	keyScales, valueScales             []float32
 	pages, size, heads, codedPageCount int
 }
@@ -110,14 +120,14 @@ type encoding struct {
 const encodePageSize, encodeHeads = 5, 2
 
 // newEncoding has pages of random values of type d, spread by head.
-func newEncoding(m *memory, c kernel.Codec, d tensor.DType, scale bool, keyDim, valueDim, group int64, l Layout) (e *encoding, err error) {
+func newEncoding(m *memory, c kernel.Coding, d tensor.DType, scale bool, keyDim, valueDim int, l Layout) (e *encoding, err error) {
 	e = &encoding{pages: 7, size: encodePageSize, heads: encodeHeads, codedPageCount: 6}
-	e.Codec, e.Src, e.Dst, e.Encoded = c, []int32{6, 0, 3, 5, 0}, []int32{1, 5, 0, 2, 4}, make([]bool, 5)
+	e.Coding, e.Src, e.Dst, e.Encoded = c, []int32{6, 0, 3, 5, 0}, []int32{1, 5, 0, 2, 4}, make([]bool, 5)
 	pages, size, heads, coded := int64(e.pages), int64(e.size), int64(e.heads), int64(e.codedPageCount)
-	if e.key, e.k, err = m.filled("Key", d, l, false, 1, pages, size, heads, keyDim); err != nil {
+	if e.key, e.k, err = m.filled("Key", d, l, false, 1, pages, size, heads, int64(keyDim)); err != nil {
 		return nil, err
 	}
-	if e.value, e.v, err = m.filled("Value", d, l, false, 2, pages, size, heads, valueDim); err != nil {
+	if e.value, e.v, err = m.filled("Value", d, l, false, 2, pages, size, heads, int64(valueDim)); err != nil {
 		return nil, err
 	}
 	if scale {
@@ -136,25 +146,23 @@ func newEncoding(m *memory, c kernel.Codec, d tensor.DType, scale bool, keyDim, 
 			}
 		}
 	}
-	l.Spread = 0
-	for _, o := range []struct {
-		name  string
-		block **block
-		view  *tensor.View
-		dtype tensor.DType
-		shape []int64
+	for _, s := range []struct {
+		name   string
+		q      kernel.Quantizer
+		dim    int
+		levels *[]float32
+		blocks **codedBlocks
+		to     *kernel.CodedPages
 	}{
-		{"CodedKey.Codes", &e.keyCodes, &e.CodedKey.Codes, tensor.U8, []int64{coded, size, heads, int64(len(pack(c, make([]uint8, keyDim))))}},
-		{"CodedKey.Scale", &e.keyScale, &e.CodedKey.Scale, tensor.F16, []int64{coded, heads, keyDim}},
-		{"CodedKey.Zero", &e.keyZero, &e.CodedKey.Zero, tensor.F16, []int64{coded, heads, keyDim}},
-		{"CodedValue.Codes", &e.valueCodes, &e.CodedValue.Codes, tensor.U8, []int64{coded, size, heads, int64(len(pack(c, make([]uint8, valueDim))))}},
-		{"CodedValue.Scale", &e.valueScale, &e.CodedValue.Scale, tensor.F16, []int64{coded, size, heads, valueDim / group}},
-		{"CodedValue.Zero", &e.valueZero, &e.CodedValue.Zero, tensor.F16, []int64{coded, size, heads, valueDim / group}},
+		{"CodedKey", c.Key, keyDim, &e.keyLevels, &e.codedKey, &e.CodedKey},
+		{"CodedValue", c.Value, valueDim, &e.valueLevels, &e.codedValue, &e.CodedValue},
 	} {
-		if *o.block, err = m.put(o.name, o.dtype, l, true, true, o.shape...); err != nil {
+		*s.levels = drawLevels(s.q, e.heads, false, 9)
+		if *s.blocks, err = m.putCoded(s.name, s.q, *s.levels, l, true, coded, size, heads, s.dim); err != nil {
 			return nil, err
 		}
-		if *o.view, err = m.hand(*o.block); err != nil {
+		blocks, views := (*s.blocks).all(s.to)
+		if err := m.hands(blocks, views...); err != nil {
 			return nil, err
 		}
 	}
@@ -168,40 +176,36 @@ func (e *encoding) handPlain(m *memory) error {
 	return m.hands([]*block{e.key, e.value}, &e.Key, &e.Value)
 }
 
-// encodePages: rule 13 bit for bit, pages without a place in F16 refused, and
-// pages that are no target left alone.
-func (t *trial) encodePages(c kernel.Codec, d tensor.DType, scale bool, keyDim, valueDim, group int, l Layout) {
+// outputs are the tensors that are written.
+func (e *encoding) outputs() (list []*block) {
+	for _, b := range []*codedBlocks{e.codedKey, e.codedValue} {
+		blocks, _ := b.all(&kernel.CodedPages{})
+		for _, x := range blocks {
+			if x != b.levels {
+				list = append(list, x)
+			}
+		}
+	}
+	return list
+}
+
+// encodePages: rules 13 and 14 bit for bit, pages without a place in F16
+// refused, and pages that are no target left alone.
+func (t *trial) encodePages(c kernel.Coding, d tensor.DType, scale bool, keyDim, valueDim int, l Layout) {
 	t.with(func(m *memory) error {
-		e, err := newEncoding(m, c, d, scale, int64(keyDim), int64(valueDim), int64(group), l)
+		e, err := newEncoding(m, c, d, scale, keyDim, valueDim, l)
 		if err != nil {
 			return err
 		}
-		row := e.heads * keyDim
-		for j := range e.size { // page 6: channels without spread, and a wide one
-			e.k[(6*e.size+j)*row], e.k[(6*e.size+j)*row+1] = 2, float32(round(d, 400*float64(j-2)))
-		}
-		// channels of ties, which x·(1/scale) would miss, and a token of zeros of both signs
-		step := 61.0 / 64
-		for j, x := range []float64{0, float64(levels(c)) * step, 1.5 * step, 3.5 * step, 5.5 * step} {
-			e.k[(6*e.size+j)*row+2] = float32(round(d, x))
-		}
-		for i := range e.heads * valueDim {
-			e.v[6*e.size*e.heads*valueDim+i] = float32(math.Copysign(0, float64(i%3)-1))
-		}
-		// pages 3 and 5 cannot be coded
-		e.k[4*e.size*row-1], e.v[6*e.size*e.heads*valueDim-1] = float32(math.NaN()), float32(math.NaN())
-		if d == tensor.F32 {
-			e.k[4*e.size*row-1], e.v[6*e.size*e.heads*valueDim-1] = -65520, float32(math.Inf(1))
-		}
+		e.special(d, keyDim, valueDim)
 		if err := e.handPlain(m); err != nil {
 			return err
 		}
-		blocks := []*block{e.keyCodes, e.keyScale, e.keyZero, e.valueCodes, e.valueScale, e.valueZero}
 		var want []words
-		for _, b := range blocks {
+		for _, b := range e.outputs() {
 			want = append(want, b.words())
 		}
-		e.expect(c, keyDim, valueDim, group, want)
+		unfit := e.expect(keyDim, valueDim, want)
 		if err := t.backend.EncodePages(&e.EncodeArgs); err != nil {
 			return err
 		}
@@ -209,14 +213,14 @@ func (t *trial) encodePages(c kernel.Codec, d tensor.DType, scale bool, keyDim, 
 			return err
 		}
 		for i, ok := range e.Encoded {
-			if unfit := e.Src[i] == 3 || e.Src[i] == 5; ok == unfit {
-				t.wrong("page %d, to be refused: %v, is encoded: %v", e.Src[i], unfit, ok)
+			if ok == unfit[i] {
+				t.wrong("page %d, to be refused: %v, is encoded: %v", e.Src[i], unfit[i], ok)
 			}
 		}
 		var all []*words
-		for i, b := range blocks {
+		for i, b := range e.outputs() {
 			got := b.words()
-			e.maskUnfit(&got, &want[i])
+			e.maskUnfit(&got, &want[i], unfit)
 			t.differ(differ(b.name, &got, &want[i]))
 			if !slices.Equal(got.bits, want[i].bits) { // the poison of other pages too
 				t.wrong("%s: bits differ", b.name)
@@ -228,82 +232,121 @@ func (t *trial) encodePages(c kernel.Codec, d tensor.DType, scale bool, keyDim, 
 	})
 }
 
+// special puts in what is easily got wrong.
+func (e *encoding) special(d tensor.DType, keyDim, valueDim int) {
+	row := e.heads * keyDim
+	for j := range e.size { // page 6: channels without spread, and a wide one
+		e.k[(6*e.size+j)*row], e.k[(6*e.size+j)*row+1] = 2, float32(round(d, 400*float64(j-2)))
+	}
+	// channels of ties, which x·(1/scale) would miss, and a token of zeros of both signs
+	step := 61.0 / 64
+	for j, x := range []float64{0, float64(maxCode(e.Coding.Key.Codec)) * step, 1.5 * step, 3.5 * step, 5.5 * step} {
+		e.k[(6*e.size+j)*row+2] = float32(round(d, x))
+	}
+	for i := range e.heads * valueDim {
+		e.v[6*e.size*e.heads*valueDim+i] = float32(math.Copysign(0, float64(i%3)-1))
+	}
+	// pages 3 and 5 cannot be coded, but where outliers have a place for them
+	e.k[4*e.size*row-1], e.v[6*e.size*e.heads*valueDim-1] = float32(math.NaN()), float32(math.NaN())
+	if d == tensor.F32 {
+		e.k[4*e.size*row-1], e.v[6*e.size*e.heads*valueDim-1] = -65520, float32(math.Inf(1))
+	}
+}
+
 // maskUnfit makes the targets of pages that cannot be coded alike.
-func (e *encoding) maskUnfit(got, want *words) {
+func (e *encoding) maskUnfit(got, want *words, unfit []bool) {
 	page := len(got.bits) / e.codedPageCount
-	for i, src := range e.Src {
-		if src == 3 || src == 5 {
+	for i := range e.Src {
+		if unfit[i] {
 			clear(got.bits[int(e.Dst[i])*page:][:page])
 			clear(want.bits[int(e.Dst[i])*page:][:page])
 		}
 	}
 }
 
-// expect puts what rule 13 gives for the pages that can be coded into want.
-func (e *encoding) expect(c kernel.Codec, keyDim, valueDim, group int, want []words) {
-	value := func(x, scales []float32, dim, page, slot, head, d int) float32 {
-		v := x[((page*e.size+slot)*e.heads+head)*dim+d]
-		if scales != nil {
-			v *= scales[head]
-		}
-		return v
-	}
-	bits := func(w *words, at int, x float32) { w.bits[at] = encode(w.dtype, float64(x)) }
-	for i, src := range e.Src {
-		if src == 3 || src == 5 {
-			continue
-		}
-		from, to := int(src), int(e.Dst[i])
-		for h := range e.heads {
-			keys := make([][]uint8, e.size)
-			for d := range keyDim {
-				var x []float32
-				for slot := range e.size {
-					x = append(x, value(e.k, e.keyScales, keyDim, from, slot, h, d))
-				}
-				scale, zero, codes := encodeGroup(c, x)
-				bits(&want[1], (to*e.heads+h)*keyDim+d, scale)
-				bits(&want[2], (to*e.heads+h)*keyDim+d, zero)
-				for slot := range e.size {
-					keys[slot] = append(keys[slot], codes[slot])
-				}
-			}
-			for slot := range e.size {
-				expectRowAt(&want[0], (to*e.size+slot)*e.heads+h, pack(c, keys[slot]))
-				var values []uint8
-				for g := range valueDim / group {
-					var x []float32
-					for d := range group {
-						x = append(x, value(e.v, e.valueScales, valueDim, from, slot, h, g*group+d))
+// expect puts what the rules give for the pages that can be coded into want, in
+// the order of outputs, and says which cannot.
+func (e *encoding) expect(keyDim, valueDim int, want []words) (unfit []bool) {
+	unfit = make([]bool, len(e.Src))
+	for _, s := range []struct {
+		q                 kernel.Quantizer
+		x, levels, scales []float32
+		dim               int
+	}{{e.Coding.Key, e.k, e.keyLevels, e.keyScales, keyDim}, {e.Coding.Value, e.v, e.valueLevels, e.valueScales, valueDim}} {
+		rows, n := codedRows{levels: s.levels}, 3
+		for i, src := range e.Src {
+			for h := range e.heads {
+				c := rows.coder(s.q, h, e.heads, e.size, s.dim)
+				for at := range c.x {
+					c.x[at] = s.x[((int(src)*e.size+at/s.dim)*e.heads+h)*s.dim+at%s.dim]
+					if s.scales != nil {
+						c.x[at] *= s.scales[h]
 					}
-					scale, zero, codes := encodeGroup(c, x)
-					at := ((to*e.size+slot)*e.heads+h)*(valueDim/group) + g
-					bits(&want[4], at, scale)
-					bits(&want[5], at, zero)
-					values = append(values, codes...)
 				}
-				expectRowAt(&want[3], (to*e.size+slot)*e.heads+h, pack(c, values))
+				head, ok := c.code()
+				if !ok {
+					unfit[i] = true
+					continue
+				}
+				n = e.expectHead(head, s.q, int(e.Dst[i]), h, s.dim, want)
 			}
 		}
+		want = want[n:]
 	}
+	return unfit
 }
 
-func expectRowAt(w *words, row int, bytes []float32) {
-	for i, b := range bytes {
-		w.bits[row*len(bytes)+i] = uint32(b)
+// expectHead puts a head of a page into want, and returns how many tensors it
+// is in.
+func (e *encoding) expectHead(head *codedHead, q kernel.Quantizer, page, h, dim int, want []words) int {
+	put := func(w *words, row int, x []float32) {
+		for i, v := range x {
+			w.bits[row*len(x)+i] = encode(w.dtype, float64(v))
+		}
 	}
+	n := 3
+	for slot, codes := range head.codes {
+		put(&want[0], (page*e.size+slot)*e.heads+h, pack(q.Codec, codes))
+		if q.Group > 0 {
+			groups := dim / q.Group
+			put(&want[1], (page*e.size+slot)*e.heads+h, head.scale[slot*groups:][:groups])
+			put(&want[2], (page*e.size+slot)*e.heads+h, head.zero[slot*groups:][:groups])
+		}
+	}
+	if q.Group == 0 {
+		put(&want[1], page*e.heads+h, head.scale)
+		put(&want[2], page*e.heads+h, head.zero)
+	}
+	if q.Outliers > 0 {
+		put(&want[n], page*e.heads+h, packOutliers(head.outliers, q.Outliers, e.size*dim))
+		n++
+	}
+	if q.Rank > 0 {
+		for slot, left := range head.left {
+			put(&want[n], (page*e.size+slot)*e.heads+h, left)
+		}
+		for k, right := range head.right {
+			put(&want[n+1], (page*e.heads+h)*q.Rank+k, right)
+		}
+		n += 2
+	}
+	return n
 }
 
 // encodedAttention: what EncodePages writes, Run reads: a page coded by the
 // backend is the page that the cases lay out.
 func (t *trial) encodedAttention() {
+	list := codings(64)
 	for _, c := range bothCodecs() {
-		p := (&Problem{Config: config(2, 2, 16, coded(c, 8, 4)), Step: prefill(40), Coded: codedAll, Seed: 3}).normal()
+		list = append(list, kernel.Coding{Key: kernel.Quantizer{Codec: c}, Value: kernel.Quantizer{Codec: c, Group: 4}})
+	}
+	for _, c := range list {
+		p := (&Problem{Config: config(2, 2, 64, quantized(8, c.Key, c.Value)), Step: prefill(40), Coded: codedAll, Seed: 3}).normal()
 		in := p.makeInputs()
 		want := t.answer(p, in, Layout{})
 		t.with(func(m *memory) error {
 			plain := *p
-			plain.Config.Codec, plain.Config.ValueGroup = kernel.NoCodec, 0
+			plain.Config.Coding = kernel.Coding{}
 			raw := plain.makeInputs()
 			got, err := t.encodeAndRun(m, p, raw)
 			if err == nil {
@@ -318,13 +361,13 @@ func (t *trial) encodeAndRun(m *memory, p *Problem, raw *inputs) (*answer, error
 	cfg := &p.Config
 	c := &placed{memory: m, problem: p}
 	empty := *raw // nothing is coded yet: codes, scales and zeros of nothing
-	rows := func(n int) *codedRows { return &codedRows{make([]uint8, n), make([]float32, n), make([]float32, n)} }
-	empty.codedKey, empty.codedValue = rows(len(raw.key)), rows(len(raw.value))
+	empty.codedKey = &codedRows{levels: drawLevels(cfg.Coding.Key, cfg.KVHeads, p.Straight, p.Seed)}
+	empty.codedValue = &codedRows{levels: drawLevels(cfg.Coding.Value, cfg.KVHeads, p.Straight, p.Seed)}
 	if err := c.place(&empty); err != nil {
 		return nil, err
 	}
 	table := &c.step.KV.(*pages).table
-	e := kernel.EncodeArgs{Codec: cfg.Codec, CodedKey: c.args.CodedKey, CodedValue: c.args.CodedValue, Dst: table.Indices, Encoded: make([]bool, len(table.Indices))}
+	e := kernel.EncodeArgs{Coding: cfg.Coding, CodedKey: c.args.CodedKey, CodedValue: c.args.CodedValue, Dst: table.Indices, Encoded: make([]bool, len(table.Indices))}
 	for i := range table.Indices {
 		e.Src = append(e.Src, int32(i))
 	}

@@ -20,7 +20,8 @@ type Problem struct {
 	RelBias    int     // entries of the relative bias table of a head
 	Special    []Special
 	Scaled     bool     // FP8 keys and values have scales
-	Coded      codedMix // with Config.Codec: which pages are coded
+	Coded      codedMix // with Config.Coding: which pages are coded
+	Straight   bool     // levels are the codes
 	DOutF32    bool     // Backward: DOut is F32 whatever DType is
 	WithDLSE   bool     // Backward: LSE has a gradient too
 	WithoutLSE bool
@@ -78,8 +79,8 @@ func (p Problem) normal() *Problem {
 	if c.Scale == 0 {
 		c.Scale = 1 / math.Sqrt(float64(c.HeadDim))
 	}
-	if c.Codec != kernel.NoCodec && c.ValueGroup == 0 {
-		c.ValueGroup = kernel.DefaultValueGroup(c.ValueDim)
+	if g := &c.Coding.Value.Group; *g == defaultGroup {
+		*g = kernel.DefaultValueGroup(c.ValueDim)
 	}
 	if p.Step.KeyLens == nil {
 		p.Step.KeyLens = p.Step.QueryLens

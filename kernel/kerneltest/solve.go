@@ -256,20 +256,20 @@ func (c *placed) placePages(in *inputs) error {
 		}
 		src.table.Indices = append(src.table.Indices, int32(page))
 	}
-	if cfg.Codec == kernel.NoCodec {
+	if cfg.Coding.IsZero() {
 		src.table.Coded = nil
 	}
 	c.step.KV, c.step.KeyLens, c.step.KeyPos = src, nil, nil
 	if err := c.placePlain(in, &src.table, total); err != nil {
 		return err
 	}
-	if cfg.Codec == kernel.NoCodec {
+	if cfg.Coding.IsZero() {
 		return nil
 	}
-	if err := c.placeCoded("Key", in.codedKey, &src.table, total, cfg.HeadDim, 0, &c.args.CodedKey); err != nil {
+	if err := c.placeCoded("Key", in.codedKey, cfg.Coding.Key, &src.table, total, cfg.HeadDim, &c.args.CodedKey); err != nil {
 		return err
 	}
-	return c.placeCoded("Value", in.codedValue, &src.table, total, cfg.ValueDim, cfg.ValueGroup, &c.args.CodedValue)
+	return c.placeCoded("Value", in.codedValue, cfg.Coding.Value, &src.table, total, cfg.ValueDim, &c.args.CodedValue)
 }
 
 // eachPagedKey calls f for every key with its ordinal in inputs, the entry of
@@ -311,50 +311,6 @@ func (c *placed) placePlain(in *inputs, t *kernel.BlockTable, total int) error {
 		}
 	}
 	return nil
-}
-
-// placeCoded lays coded rows of dim features out. group is that of values.
-func (c *placed) placeCoded(name string, r *codedRows, t *kernel.BlockTable, total, dim, group int, to *kernel.CodedPages) error {
-	cfg, l := &c.problem.Config, c.layout
-	l.Spread = 0
-	size, heads, row := int64(cfg.PageSize), int64(cfg.KVHeads), len(pack(cfg.Codec, make([]uint8, dim)))
-	shape := []int64{int64(total), size, heads, int64(dim / max(group, 1))}
-	if group == 0 {
-		shape = []int64{int64(total), heads, int64(dim)}
-	}
-	codes, err := c.put(name+".Codes", tensor.U8, l, false, true, int64(total), size, heads, int64(row))
-	if err != nil {
-		return err
-	}
-	scale, err := c.put(name+".Scale", tensor.F16, l, false, true, shape...)
-	if err != nil {
-		return err
-	}
-	l.Gap++ // zeros need not lie as scales do
-	zero, err := c.put(name+".Zero", tensor.F16, l, false, true, shape...)
-	if err != nil {
-		return err
-	}
-	c.eachPagedKey(t, func(key, entry int, slot int64) {
-		if !t.IsCoded(entry) {
-			return
-		}
-		page := int64(t.Indices[entry])
-		for head := range heads {
-			at := (key*cfg.KVHeads + int(head)) * dim
-			codes.row(pack(cfg.Codec, r.codes[at:at+dim]), page, slot, head)
-			index := []int64{page, slot, head, 0}
-			if group == 0 {
-				index = []int64{page, head, 0}
-			}
-			for d := 0; d < dim; d += max(group, 1) {
-				index[len(index)-1] = int64(d / max(group, 1))
-				scale.row(r.scale[at+d:at+d+1], index...)
-				zero.row(r.zero[at+d:at+d+1], index...)
-			}
-		}
-	})
-	return c.hands([]*block{codes, scale, zero}, &to.Codes, &to.Scale, &to.Zero)
 }
 
 // pages is an attention.KVSource.

@@ -35,13 +35,13 @@ func newRig(t *testing.T, seed uint64, pages int, codec kernel.Codec) *rig {
 	t.Cleanup(func() { b.Close() })
 	config := kvcache.Config{Layers: layers, Pages: pages, PageSize: pageSize, KVHeads: kvHeads, HeadDim: dim, ValueDim: dim, DType: tensor.F32}
 	if codec != kernel.NoCodec {
-		config.Codec, config.CodedPages = codec, pages
+		config.Coding, config.CodedPages = kernel.KIVI(codec, dim), pages
 	}
 	c, err := kvcache.NewHeads(b, config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := attention.New(b, attention.Config{Heads: heads / kvHeads, KVHeads: 1, HeadDim: dim, DType: tensor.F32, PageSize: pageSize, Codec: codec,
+	a, err := attention.New(b, attention.Config{Heads: heads / kvHeads, KVHeads: 1, HeadDim: dim, DType: tensor.F32, PageSize: pageSize, Coding: config.Coding,
 		Mask: attention.Causal(), Score: attention.Score{PrefixBias: true}, ColumnStats: true})
 	if err != nil {
 		t.Fatal(err)

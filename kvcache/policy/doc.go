@@ -6,7 +6,7 @@
 //
 // A Policy is put together of a Score (what a key is worth), a Budget (how many
 // keys each layer and head may keep), a Trigger (when it is time), and a Merge
-// (what becomes of the keys that go). A codec of the cache, kvcache.Config.Codec,
+// (what becomes of the keys that go). A codec of the cache, kvcache.Config.Coding,
 // goes with any of them, with the limit that rows of a coded page stay or go
 // together: Policy.Block. What is no such sum of parts, as a head that is chosen to keep
 // everything, is a Planner of its own. Policies lists them all by name.

@@ -84,7 +84,7 @@ func (m *model) attend(mask attention.Mask, step attention.Step, query tensor.Vi
 	m.t.Helper()
 	c := m.cache.Config()
 	a, err := attention.New(m.backend, attention.Config{Heads: heads, KVHeads: kvHeads, HeadDim: headDim, KVDType: c.DType, PageSize: pageSize, Mask: mask,
-		KeyStorage: c.KeyStorage, Codec: c.Codec, ValueGroup: c.ValueGroup, Rotary: rope.Default{Base: rope.Base{HeadDim: headDim, Theta: 1e4}}})
+		KeyStorage: c.KeyStorage, Coding: c.Coding, Rotary: rope.Default{Base: rope.Base{HeadDim: headDim, Theta: 1e4}}})
 	m.must(err)
 	defer a.Close()
 	step.Length = 4096
@@ -111,7 +111,7 @@ func (m *model) cascade(ids []kvcache.ID, lens []int, query tensor.View) (out, l
 func TestCascade(t *testing.T) {
 	for name, config := range map[string]kvcache.Config{
 		"pre-RoPE": {DType: tensor.F32}, "post-RoPE": {DType: tensor.BF16, KeyStorage: kernel.PostRoPE},
-		"coded": {DType: tensor.F16, Codec: kernel.Int8, CodedPages: 64, Residual: 2 * pageSize},
+		"coded": {DType: tensor.F16, Coding: kernel.KIVI(kernel.Int8, headDim), CodedPages: 64, Residual: 2 * pageSize},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newModel(t, config)
@@ -137,7 +137,7 @@ func TestCascade(t *testing.T) {
 					t.Error("a sequence that shares nothing has other bits")
 				}
 			}
-			if config.Codec != kernel.NoCodec {
+			if config.Coded() {
 				return // how much of a table is coded goes by its length, and so does the cut
 			}
 			// Sequence 2 with itself: cut at the same key.

@@ -87,7 +87,7 @@ func newMachine(t testing.TB, input []byte) *machine {
 	m.order, m.size, m.coded = prefix.Order(m.below(4)), 1+m.below(4), m.below(4) == 0
 	c := kvcache.Config{Layers: 1, Pages: 8 + m.below(60), PageSize: m.size, KVHeads: 1, HeadDim: 2, ValueDim: 1, DType: tensor.F32}
 	if m.coded {
-		c.Codec, c.CodedPages = kernel.Int8, 1+m.below(20)
+		c.Coding, c.CodedPages = kernel.KIVI(kernel.Int8, 1), 1+m.below(20)
 	}
 	for _, name := range []string{"radix", "chain", "weak chain"} {
 		cache, err := kvcache.New(cpu.New(cpu.Options{Workers: 1}), c)

@@ -245,11 +245,11 @@ func TestComposeTurnsKeys(t *testing.T) {
 func TestRecomputeSeesWhatItsTokenSees(t *testing.T) {
 	for name, config := range map[string]kvcache.Config{
 		"plain": {DType: tensor.F32}, "post-RoPE": {DType: tensor.F16, KeyStorage: kernel.PostRoPE},
-		"coded": {DType: tensor.F16, Codec: kernel.Int8, CodedPages: 64},
+		"coded": {DType: tensor.F16, Coding: kernel.KIVI(kernel.Int8, headDim), CodedPages: 64},
 	} {
 		m := newModel(t, config)
 		id := m.start(100)
-		if config.Codec == kernel.NoCodec {
+		if !config.Coded() {
 			m.must(m.cache.Drop(id, pageSize, 2*pageSize)) // positions are not the ordinals
 		}
 		m.grow(id, 1)

@@ -93,7 +93,7 @@ func Speculate(c *kvcache.Cache, ids ...kvcache.ID) (*Draft, error) {
 // back the others. Their pages are free again, or are their other owners'. More
 // than were drafted is a *ValueError, and nothing has changed.
 //
-// Of a cache with a Codec whose Residual is below the number drafted, what is
+// Of a cache with a Coding whose Residual is below the number drafted, what is
 // taken back may have been coded: a *kvcache.CodedPageError, by which time the
 // sequences before that one are done.
 func (d *Draft) Accept(counts []int) error {

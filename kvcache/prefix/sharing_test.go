@@ -101,7 +101,7 @@ func TestBeams(t *testing.T) {
 
 // TestSpeculate: what is taken back costs nothing, and what is accepted stays.
 func TestSpeculate(t *testing.T) {
-	m := newModel(t, kvcache.Config{DType: tensor.F16, Codec: kernel.Int8, CodedPages: 64, Residual: pageSize})
+	m := newModel(t, kvcache.Config{DType: tensor.F16, Coding: kernel.KIVI(kernel.Int8, headDim), CodedPages: 64, Residual: pageSize})
 	rng := rand.New(rand.NewPCG(5, 6))
 	ids := []kvcache.ID{m.start(40), m.start(3)}
 	ids = append(ids, m.fork(ids[0], 0))

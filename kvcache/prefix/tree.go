@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/kvcache"
 )
 
@@ -207,7 +206,7 @@ func (t *tree) Insert(p *Prompt, id kvcache.ID) (int, error) {
 // exchange gives up plain pages on the way to n, its last the have-th, for those
 // of a sequence that are coded.
 func (t *tree) exchange(n *node, have int, id kvcache.ID) {
-	if t.cache.Config().Codec == kernel.NoCodec {
+	if c := t.cache.Config(); !c.Coded() {
 		return
 	}
 	pages, err := t.cache.Hold(id, 0, have*t.size, nil)

@@ -139,11 +139,14 @@ func (c Case) kvBytes() int64 {
 		size := int64(c.PageSize)
 		pages := n / size
 		n -= pages * size
-		groups := dim / int64(kernel.DefaultValueGroup(c.HeadDim))
-		coded = pages * heads * (2*size*int64(c.KV.Codec.RowBytes(c.HeadDim)) + 4*(dim+size*groups))
+		q := c.coding()
+		coded = pages * heads * (q.Key.PageBytes(c.PageSize, c.HeadDim) + q.Value.PageBytes(c.PageSize, c.HeadDim))
 	}
 	return coded + 2*n*heads*dim*c.KV.DType.Size()
 }
+
+// coding is how coded pages hold keys and values.
+func (c Case) coding() kernel.Coding { return kernel.KIVI(c.KV.Codec, c.HeadDim) }
 
 // queryType is the type of queries and outputs: BF16 in prefill over BF16, as
 // models in that type run, where a matrix unit can serve Fast.

@@ -92,7 +92,7 @@ func (c Case) cache(layers int) kvcache.Config {
 		Layers: layers, Pages: pages, PageSize: c.PageSize, KVHeads: c.KVHeads, HeadDim: c.HeadDim, ValueDim: c.HeadDim, DType: c.KV.DType,
 	}
 	if c.KV.Codec != kernel.NoCodec {
-		f.Codec, f.Pages, f.CodedPages = c.KV.Codec, plainPages, pages
+		f.Coding, f.Pages, f.CodedPages = c.coding(), plainPages, pages
 	}
 	return f
 }

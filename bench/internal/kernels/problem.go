@@ -143,7 +143,7 @@ func (p *problem) fillCoded() error {
 	random := rand.New(rand.NewPCG(5, 6))
 	var scales, zeros [251]uint16
 	for i := range scales {
-		scales[i] = tensor.F32ToF16((0.8 + 0.4*random.Float32()) * 4 / float32(p.KV.Codec.Levels()))
+		scales[i] = tensor.F32ToF16((0.8 + 0.4*random.Float32()) * 4 / float32(p.KV.Codec.MaxCode()))
 		zeros[i] = tensor.F32ToF16(-2 + 0.1*random.Float32())
 	}
 	for layer := range p.layers {
@@ -176,7 +176,7 @@ func (p *problem) attention(b kernel.Backend, policy kernel.Policy) (*attention.
 	}
 	a, err := attention.New(b, attention.Config{
 		Heads: p.Heads, KVHeads: p.KVHeads, HeadDim: p.HeadDim, DType: p.queryType(), KVDType: p.KV.DType,
-		PageSize: p.PageSize, Codec: p.KV.Codec, Mask: mask, Policy: policy, Backward: p.Kind == Backward,
+		PageSize: p.PageSize, Coding: p.coding(), Mask: mask, Policy: policy, Backward: p.Kind == Backward,
 	})
 	if err != nil {
 		return nil, err
@@ -277,6 +277,7 @@ func (p *problem) reader() (func(k, v []float32, j, head int), error) {
 	if err := p.cache.Bind(0, &a); err != nil {
 		return nil, err
 	}
+	coding := p.coding()
 	return func(k, v []float32, j, head int) {
 		page, token := int(b.Pages.Indices[j/p.PageSize]), j%p.PageSize
 		if !b.Pages.IsCoded(j / p.PageSize) {
@@ -284,9 +285,8 @@ func (p *problem) reader() (func(k, v []float32, j, head int), error) {
 			widen(v, &a.Value, at(&a.Value, page, token, head))
 			return
 		}
-		// a group is a channel of a page, or so many features of a value
-		p.decode(k, &a.CodedKey, at(&a.CodedKey.Codes, page, token, head), 1, page, head)
-		p.decode(v, &a.CodedValue, at(&a.CodedValue.Codes, page, token, head), kernel.DefaultValueGroup(p.HeadDim), page, token, head)
+		a.CodedKey.Row(&coding.Key, k, int64(page), int64(token), int64(head))
+		a.CodedValue.Row(&coding.Value, v, int64(page), int64(token), int64(head))
 	}, nil
 }
 
@@ -297,16 +297,6 @@ func at(v *tensor.View, index ...int) int64 {
 		element += int64(i) * v.Stride[d]
 	}
 	return element
-}
-
-// decode reads a row of codes, whose groups of so many features are those of
-// the row named.
-func (p *problem) decode(dst []float32, c *kernel.CodedPages, code int64, size int, group ...int) {
-	codes := c.Codes.Bytes()[code : code+int64(p.KV.Codec.RowBytes(len(dst)))]
-	scale, zero := c.Scale.Bits()[at(&c.Scale, group...):], c.Zero.Bits()[at(&c.Zero, group...):]
-	for d := range dst {
-		dst[d] = kernel.Decode(p.KV.Codec.At(codes, len(dst), d), tensor.F16ToF32(scale[d/size]), tensor.F16ToF32(zero[d/size]))
-	}
 }
 
 // attend is softmax(q·K/√D)·V over the first keys, with the online softmax in

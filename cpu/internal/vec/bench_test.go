@@ -117,10 +117,10 @@ func BenchmarkLoad(b *testing.B) {
 	for _, c := range []kernel.Codec{kernel.Int8, kernel.Int4} {
 		w := c.RowBytes(dim)
 		benchVariants(b, fmt.Sprintf("Channels%v", c), float64(n*w), "GB/s", func() {
-			Channels(columns, n, true, codes[next():], c, w, n, dim, scale[:dim], scale[dim:])
+			Channels(columns, n, true, codes[next():], c, w, n, dim, scale[:dim], scale[dim:], nil)
 		})
 		benchVariants(b, fmt.Sprintf("Tokens%v", c), float64(n*w), "GB/s", func() {
-			Tokens(rows, Pad(dim), codes[next():], c, w, n, dim, 64, scale, 2, scale[2*n:], 2)
+			Tokens(rows, Pad(dim), codes[next():], c, w, n, dim, 64, scale, 2, scale[2*n:], 2, nil)
 		})
 	}
 }

@@ -49,7 +49,7 @@ func ChannelProduct(c, a Matrix, x *Codes, rows, n, dim int, w *CodeScratch) {
 		return
 	}
 	columns := make([]float32, dim*n)
-	Channels(columns, n, true, x.X, x.Codec, x.Row, n, dim, x.Scale, x.Zero)
+	Channels(columns, n, true, x.X, x.Codec, x.Row, n, dim, x.Scale, x.Zero, nil)
 	MulAdd(kernel.Exact, c, a, Matrix{X: columns, Row: n}, rows, dim, n, Zero, nil)
 }
 
@@ -66,7 +66,7 @@ func TokenProduct(c, a Matrix, x *Codes, rows, n, dim int, w *CodeScratch) {
 		return
 	}
 	values := make([]float32, n*dim)
-	Tokens(values, dim, x.X, x.Codec, x.Row, n, dim, x.Group, x.Scale, x.ScaleRow, x.Zero, x.ZeroRow)
+	Tokens(values, dim, x.X, x.Codec, x.Row, n, dim, x.Group, x.Scale, x.ScaleRow, x.Zero, x.ZeroRow, nil)
 	MulAdd(kernel.Exact, c, a, Matrix{X: values, Row: dim}, rows, n, dim, Keep, nil)
 }
 

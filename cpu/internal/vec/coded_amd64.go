@@ -13,7 +13,7 @@ import (
 func codeWords(codec kernel.Codec, dim int) int { return codec.RowBytes(dim) / 4 }
 
 func multipliesCodes(codec kernel.Codec, dim, group int) bool {
-	return active == AVX512 && dim%64 == 0 && codeWords(codec, dim)%16 == 0 && group%16 == 0 && (group == 0 || dim/group <= maxGroups)
+	return active == AVX512 && codec <= kernel.Int4 && dim%64 == 0 && codeWords(codec, dim)%16 == 0 && group%16 == 0 && (group == 0 || dim/group <= maxGroups)
 }
 
 // wanted is n bytes of next, or, if they are not all there, of x: what is

@@ -180,13 +180,13 @@ func width(codec kernel.Codec, dim int) int {
 	return dim
 }
 
-func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
+func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16, levels []float32) bool {
 	w := width(codec, dim)
 	tier := tierFor(w)
 	if columns && codec != kernel.Int4 {
 		tier = tierFor(w / 4) // bytes are turned as words
 	}
-	if tier == Generic || dim > kernel.MaxHeadDim {
+	if tier == Generic || dim > kernel.MaxHeadDim || levels != nil || codec > kernel.Int4 {
 		return false
 	}
 	var s, z [kernel.MaxHeadDim]float32
@@ -214,9 +214,11 @@ func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.C
 	return true
 }
 
-func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
+func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int, levels []float32) bool {
 	w, tier := width(codec, dim), Generic
 	switch { // whole registers of one group
+	case levels != nil || codec > kernel.Int4:
+		return false
 	case active == AVX512 && w%16 == 0 && group%16 == 0 && dim/group <= 16:
 		tier = AVX512
 	case active >= AVX2 && w%8 == 0 && group%8 == 0:

@@ -340,7 +340,7 @@ func setChannels(m *memory) func() {
 	}
 	v := anyValues(m.r)
 	dst, scale, zero := m.floats(size, normal), m.halves(dim, v, tensor.F16), m.halves(dim, v, tensor.F16)
-	return func() { Channels(dst, ld, columns, codes, codec, stride, n, dim, scale, zero) }
+	return func() { Channels(dst, ld, columns, codes, codec, stride, n, dim, scale, zero, nil) }
 }
 
 func setTokens(m *memory) func() {
@@ -355,7 +355,7 @@ func setTokens(m *memory) func() {
 	dst := m.floats((n-1)*ld+dim, normal)
 	scale, zero := m.halves((n-1)*scaleStride+groups, v, tensor.F16), m.halves((n-1)*zeroStride+groups, v, tensor.F16)
 	return func() {
-		Tokens(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride)
+		Tokens(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride, nil)
 	}
 }
 

@@ -319,8 +319,8 @@ func widenRows(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride,
 	}
 }
 
-func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16) bool {
-	if active != NEON || !wholeCodes(codec, dim) {
+func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.Codec, stride, n, dim int, scale, zero []uint16, levels []float32) bool {
+	if active != NEON || levels != nil || !wholeCodes(codec, dim) {
 		return false
 	}
 	var s, z [kernel.MaxHeadDim]float32
@@ -341,8 +341,8 @@ func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.C
 	return true
 }
 
-func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int) bool {
-	if active != NEON || !wholeCodes(codec, dim) || group%4 != 0 {
+func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int, levels []float32) bool {
+	if active != NEON || levels != nil || !wholeCodes(codec, dim) || group%4 != 0 {
 		return false
 	}
 	widenRows(dst, ld, codes, codec, stride, n, dim)
