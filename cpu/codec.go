@@ -71,7 +71,7 @@ func readKeys(v, scale *tensor.View, coded *kernel.CodedPages, q kernel.Quantize
 func (c *codedPages) inColumns() bool { return c.Group == 0 && c.Rank == 0 }
 
 // direct reports whether products can take the codes as they are.
-func (c *codedPages) direct() bool { return c.codes != nil && c.Uniform() }
+func (c *codedPages) direct() bool { return c.codes != nil && c.Outliers == 0 && c.Rank == 0 }
 
 // table is the levels of a head, or nil.
 func (c *codedPages) table(head int) []float32 {

@@ -162,7 +162,7 @@ func direct(s *kernel.Spec, key, value *reader) (ok [coded + 1]bool) {
 		s.HeadDim%32 == 0 && s.ValueDim%16 == 0
 	k, v := &key.coded, &value.coded
 	ok[coded] = k.direct() && k.Group == 0 && v.direct() && v.Group > 0 &&
-		vec.MultipliesCodes(k.Codec, s.HeadDim, 0) && vec.MultipliesCodes(v.Codec, s.ValueDim, v.Group)
+		vec.MultipliesCodes(k.Codec, s.HeadDim, 0, k.Levels) && vec.MultipliesCodes(v.Codec, s.ValueDim, v.Group, v.Levels)
 	return ok
 }
 
@@ -175,7 +175,7 @@ func (r *reader) codes(a *attention, sc *scratch, j int, other *reader) (x vec.C
 	page := int64(b.Pages.Indices[i])
 	scale, zero := c.inScale.at(page, slot, head), c.inZero.at(page, slot, head)
 	x = vec.Codes{
-		Codec: c.Codec, X: c.codes[c.inCodes.at(page, slot, head):], Row: int(c.inCodes.slot), Group: c.Group,
+		Codec: c.Codec, X: c.codes[c.inCodes.at(page, slot, head):], Row: int(c.inCodes.slot), Group: c.Group, Levels: c.table(head),
 		Scale: c.scale[scale:], ScaleRow: int(c.inScale.slot), Zero: c.zero[zero:], ZeroRow: int(c.inZero.slot),
 	}
 	next := i + int((slot+tile)/size)

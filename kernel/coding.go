@@ -95,10 +95,6 @@ func (q Quantizer) String() string {
 	return s
 }
 
-// Uniform reports whether a value is a code's scale and zero alone, without
-// Levels, Outliers and Rank.
-func (q *Quantizer) Uniform() bool { return !q.Levels && q.Outliers == 0 && q.Rank == 0 }
-
 // quantizerRules is how many rules holds knows.
 const quantizerRules = 6
 

@@ -19,6 +19,10 @@ func fewBits() []Problem {
 		{Config: config(4, 1, 32, append(rerope, coded(kernel.Int4, 100, 8), kvType(tensor.F8E4M3))...), Coded: codedOdd, Scaled: true},
 		{Config: config(4, 2, 64, coded(kernel.Int4, 64, 32), scored(attention.Score{SoftCap: 5, Slopes: true})), Coded: codedAll},
 	}
+	for _, i := range []int{0, 4, 5, 7, 11} {
+		q := codings(64)[i]
+		out = append(out, Problem{Config: config(4, 2, 64, quantized(16, q.Key, q.Value)), Coded: codedOdd})
+	}
 	for i := range out {
 		out[i].Step, out[i].Seed = s, seedOf(fmt.Sprint("few bits", i))
 		out[i] = *out[i].normal()
@@ -35,6 +39,14 @@ func (t *trial) decoded(p *Problem) {
 	t.agree("decoded", t.answer(q, qin, Layout{}), got)
 	q.Config.PageSize = 0
 	t.agree("decoded and contiguous", t.answer(q, qin, Layout{}), got)
+}
+
+// straightLevels: levels that are the codes are as none.
+func (t *trial) straightLevels(p *Problem) {
+	p.Straight = true
+	with := t.answer(p, p.makeInputs(), Layout{})
+	p.Config.Coding.Key.Levels, p.Config.Coding.Value.Levels = false, false
+	t.agree("levels that are the codes", with, t.answer(p, p.makeInputs(), Layout{}))
 }
 
 // sequencesAlone: which pages of other sequences are coded does not matter.

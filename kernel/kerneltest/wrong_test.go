@@ -46,6 +46,15 @@ type wrong struct {
 	deaf     bool                         // no errors
 }
 
+// sides changes how keys and values are taken to be coded.
+func sides(f func(*kernel.Quantizer)) func(*kernel.Spec) error {
+	return func(s *kernel.Spec) error {
+		f(&s.Coding.Key)
+		f(&s.Coding.Value)
+		return nil
+	}
+}
+
 func (w *wrong) Attention(s kernel.Spec) (kernel.Attention, error) {
 	if w.choose != nil {
 		if err := w.choose(&s); err != nil {
@@ -400,6 +409,14 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 		{"scales and zeros exchanged", wrong{before: func(a *kernel.Args) {
 			a.CodedValue.Scale, a.CodedValue.Zero = a.CodedValue.Zero, a.CodedValue.Scale
 		}}, []catch{{"attention/format/int8/valuegroup=5", fast}, {"attention/format/int4/dim=64", fast}}, ""},
+		{"outliers ignored", wrong{choose: sides(func(q *kernel.Quantizer) { q.Outliers = 0 })},
+			[]catch{{"attention/format/coding=int2/levels/outliers=7+int4/g64/levels/outliers=3/pages=16", fast}, {"identity/decoded/7", exact}}, ""},
+		{"low rank ignored", wrong{choose: sides(func(q *kernel.Quantizer) { q.Rank = 0 })},
+			[]catch{{"attention/format/coding=int2/rank=2+int4/g64/rank=3/pages=64", fast}, {"identity/decoded/8", exact}}, ""},
+		{"levels ignored", wrong{choose: sides(func(q *kernel.Quantizer) { q.Levels, q.RMS = false, false })},
+			[]catch{{"attention/format/coding=int4/levels+int2/g16/levels/pages=16", fast}, {"identity/decoded/6", exact}}, ""},
+		{"levels of another head", wrong{before: func(a *kernel.Args) { a.CodedValue.Levels.Stride[0] = 0 }},
+			[]catch{{"attention/format/coding=int4/levels+int2/g16/levels/pages=5", fast}}, ""},
 		{"FP8 of the other kind", wrong{choose: func(s *kernel.Spec) error {
 			if s.KVDType.Float8() {
 				s.KVDType = tensor.F8E4M3 + tensor.F8E5M2 - s.KVDType
@@ -414,6 +431,18 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 			v := a.CodedValue.Codes.Slice(0, int64(a.Dst[0]), int64(a.Dst[0])+1)
 			flip(&v)
 		}}, []catch{{"encode/int8/layout=0", exact}, {"encode/int4/f16", exact}}, "CodedValue.Codes"},
+		{"an outlier one off", wrong{encoded: func(a *kernel.EncodeArgs) {
+			if !a.CodedKey.Outliers.IsZero() {
+				v := a.CodedKey.Outliers.Slice(0, int64(a.Dst[0]), int64(a.Dst[0])+1)
+				flip(&v)
+			}
+		}}, []catch{{"encode/coding=int2/levels/outliers=7+int4/g64/levels/outliers=3", exact}}, "CodedKey.Outliers"},
+		{"a low rank one off", wrong{encoded: func(a *kernel.EncodeArgs) {
+			if !a.CodedValue.Right.IsZero() {
+				v := a.CodedValue.Right.Slice(0, int64(a.Dst[0]), int64(a.Dst[0])+1)
+				flip(&v)
+			}
+		}}, []catch{{"encode/coding=int2/rank=2+int4/g64/rank=3/f16", exact}}, "CodedValue.Right"},
 		{"a scale of a page that is no target", wrong{encoded: func(a *kernel.EncodeArgs) {
 			v := a.CodedKey.Scale.Slice(0, 3, 4)
 			flip(&v)

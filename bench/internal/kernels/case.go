@@ -37,6 +37,7 @@ var Types = []Type{
 	{tensor.F8E5M2, kernel.NoCodec, "", -1},
 	{tensor.F16, kernel.Int8, "", 8}, // q8_0
 	{tensor.F16, kernel.Int4, "", 2}, // q4_0
+	{tensor.F16, kernel.Int2, "", -1},
 }
 
 func (t Type) String() string {

@@ -8,9 +8,10 @@ import (
 // Codes are rows of codes of one head of a page, with F16 scales and zeros: of
 // each feature, or, with a Group, of that many features of each row.
 type Codes struct {
-	Codec kernel.Codec
-	X     []uint8
-	Row   int // bytes from one row to the next
+	Codec  kernel.Codec
+	X      []uint8
+	Row    int       // bytes from one row to the next
+	Levels []float32 // of the codes; nil: the codes themselves
 
 	Group                 int
 	Scale, Zero           []uint16
@@ -22,6 +23,7 @@ type Codes struct {
 // CodeScratch is memory of ChannelProduct and TokenProduct.
 type CodeScratch struct {
 	words       [kernel.MaxHeadDim / 4 * Stride]uint32 // turned
+	levels      [16]float32
 	table       [max(kernel.MaxHeadDim, Stride*maxGroups) * 16]float32
 	scale, zero [Stride * maxGroups]float32 // the assembly wants them side by side
 }
@@ -32,8 +34,8 @@ const maxGroups = 32
 // MultipliesCodes reports whether ChannelProduct, or with a group TokenProduct,
 // is assembly for rows of so many features. Otherwise it is faster to decode a
 // tile first.
-func MultipliesCodes(codec kernel.Codec, dim, group int) bool {
-	return multipliesCodes(codec, dim, group)
+func MultipliesCodes(codec kernel.Codec, dim, group int, levels bool) bool {
+	return multipliesCodes(codec, dim, group, levels)
 }
 
 // ChannelProduct sets C[r,j] to the sum over the features d, ascending, of
@@ -49,7 +51,7 @@ func ChannelProduct(c, a Matrix, x *Codes, rows, n, dim int, w *CodeScratch) {
 		return
 	}
 	columns := make([]float32, dim*n)
-	Channels(columns, n, true, x.X, x.Codec, x.Row, n, dim, x.Scale, x.Zero, nil)
+	Channels(columns, n, true, x.X, x.Codec, x.Row, n, dim, x.Scale, x.Zero, x.Levels)
 	MulAdd(kernel.Exact, c, a, Matrix{X: columns, Row: n}, rows, dim, n, Zero, nil)
 }
 
@@ -66,7 +68,7 @@ func TokenProduct(c, a Matrix, x *Codes, rows, n, dim int, w *CodeScratch) {
 		return
 	}
 	values := make([]float32, n*dim)
-	Tokens(values, dim, x.X, x.Codec, x.Row, n, dim, x.Group, x.Scale, x.ScaleRow, x.Zero, x.ZeroRow, nil)
+	Tokens(values, dim, x.X, x.Codec, x.Row, n, dim, x.Group, x.Scale, x.ScaleRow, x.Zero, x.ZeroRow, x.Levels)
 	MulAdd(kernel.Exact, c, a, Matrix{X: values, Row: dim}, rows, n, dim, Keep, nil)
 }
 

@@ -12,9 +12,47 @@ import (
 // codeWords is the number of 32-bit words of a row of codes.
 func codeWords(codec kernel.Codec, dim int) int { return codec.RowBytes(dim) / 4 }
 
-func multipliesCodes(codec kernel.Codec, dim, group int) bool {
-	return active == AVX512 && codec <= kernel.Int4 && dim%64 == 0 && codeWords(codec, dim)%16 == 0 && group%16 == 0 && (group == 0 || dim/group <= maxGroups)
+func multipliesCodes(codec kernel.Codec, dim, group int, levels bool) bool {
+	if active != AVX512 || dim%64 != 0 || group%16 != 0 || group > 0 && dim/group > maxGroups {
+		return false
+	}
+	words := codeWords(codec, dim)
+	return words%16 == 0 && !(levels && codec == kernel.Int8) || codec != kernel.Int8 && (words == 8 || words == 4)
 }
+
+// straight are the codes of few bits, repeated to sixteen levels.
+var straight = func() (t [kernel.Int1 + 1][16]float32) {
+	for c := kernel.Int4; c <= kernel.Int1; c++ {
+		for i := range t[c] {
+			t[c][i] = float32(uint8(i) & c.MaxCode())
+		}
+	}
+	return t
+}()
+
+// sixteen are the levels of x, repeated.
+func (w *CodeScratch) sixteen(x *Codes) *float32 {
+	if x.Levels == nil {
+		return &straight[x.Codec][0]
+	}
+	for i := range w.levels {
+		w.levels[i] = x.Levels[uint8(i)&x.Codec.MaxCode()]
+	}
+	return &w.levels[0]
+}
+
+// laneShifts are how much higher the codes of each lane lie in a register that
+// rows of 4 or 8 words fill by repetition.
+var laneShifts = func() (t [kernel.Int1 + 1][17][16]uint32) {
+	for c := kernel.Int4; c <= kernel.Int1; c++ {
+		for _, words := range []int{4, 8, 16} {
+			for i := range t[c][words] {
+				t[c][words][i] = uint32(i / words * c.Bits())
+			}
+		}
+	}
+	return t
+}()
 
 // wanted is n bytes of next, or, if they are not all there, of x: what is
 // fetched must be memory.
@@ -26,7 +64,7 @@ func wanted(x, next []uint8, n int) []uint8 {
 }
 
 func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool {
-	if n%16 != 0 || n > Stride || !multipliesCodes(x.Codec, dim, 0) {
+	if n%16 != 0 || n > Stride || !multipliesCodes(x.Codec, dim, 0, x.Levels != nil) {
 		return false
 	}
 	words := codeWords(x.Codec, dim)
@@ -34,28 +72,26 @@ func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bo
 	turnWordsAVX512(&w.words[0], n, p(x.X), x.Row, n, words, p(next), p(later))
 	Rows16(w.scale[:dim], 0, x.Scale, tensor.F16, 0, 1, dim, x.AheadScale)
 	Rows16(w.zero[:dim], 0, x.Zero, tensor.F16, 0, 1, dim, x.AheadZero)
-	if x.Codec == kernel.Int4 {
-		codeTablesAVX512(&w.table[0], &w.scale[0], &w.zero[0], dim)
-		channelProductInt4AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.table[0], rows, words, n, p(next))
-	} else {
+	if x.Codec == kernel.Int8 {
 		channelProductInt8AVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.scale[0], &w.zero[0], rows, words, n, p(next))
+		return true
 	}
+	bits := x.Codec.Bits()
+	codeTablesAVX512(&w.table[0], w.sixteen(x), &w.scale[0], &w.zero[0], dim)
+	channelProductFewAVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.table[0], bits, n*bits/8, rows, words, n, p(next))
 	return true
 }
 
 func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool {
-	if n > Stride || !multipliesCodes(x.Codec, dim, x.Group) {
+	if n > Stride || !multipliesCodes(x.Codec, dim, x.Group, x.Levels != nil) {
 		return false
 	}
-	groups, words := dim/x.Group, codeWords(x.Codec, dim)
+	groups, words, bits := dim/x.Group, codeWords(x.Codec, dim), x.Codec.Bits()
 	widenGroups(w.scale[:], x.Scale, x.ScaleRow, n, groups, x.AheadScale)
 	widenGroups(w.zero[:], x.Zero, x.ZeroRow, n, groups, x.AheadZero)
-	next, step := wanted(x.X, x.Next, n*words*4), 64 // a share of the lines for each pass over the keys
-	if x.Codec == kernel.Int4 {
-		step = 32
-	}
+	next, step := wanted(x.X, x.Next, n*words*4), 8*bits // a share of the lines for each pass over the keys
 	var offset [4]int
-	if x.Codec != kernel.Int4 {
+	if x.Codec == kernel.Int8 {
 		for d := 0; d < dim; d += 64 {
 			for i := range offset {
 				offset[i] = (d + 16*i) / x.Group * 4
@@ -64,16 +100,26 @@ func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool
 		}
 		return true
 	}
-	codeTablesAVX512(&w.table[0], &w.scale[0], &w.zero[0], n*groups)
-	for nibble := 0; nibble < 8; nibble += 4 {
-		for d := 0; d < words; d += 16 {
-			var shift [4]uint32
-			for i := range offset {
-				shift[i] = uint32(4 * (nibble + i))
-				offset[i] = ((nibble+i)*words + d) / x.Group * 64
-			}
-			tokenProductInt4AVX512(&c.X[nibble*words+d], c.Row, words, p(a.X), a.Row, &x.X[4*d], x.Row, &w.table[0], groups*64, &offset[0], &shift[0], rows, n, &next[n*(nibble*words/4+d)/16*step], step)
+	codeTablesAVX512(&w.table[0], w.sixteen(x), &w.scale[0], &w.zero[0], n*groups)
+	product, codes, apart := tokenProductFew16AVX512, 16, words
+	switch words {
+	case 8:
+		product, codes, apart = tokenProductFew8AVX512, 8, 16
+	case 4:
+		product, codes, apart = tokenProductFew4AVX512, 4, 16
+	}
+	for pass := range dim / 64 { // four vectors of features each, apart
+		first, word := 64*pass, 0
+		if codes == 16 {
+			word = pass % (words / 16) * 16
+			first = pass/(words/16)*4*words + word
 		}
+		var shift [4]uint32
+		for i := range offset {
+			d := first + i*apart
+			shift[i], offset[i] = uint32(d/words*bits), d/x.Group*64
+		}
+		product(&c.X[first], c.Row, apart, p(a.X), a.Row, &x.X[4*word], x.Row, &w.table[0], groups*64, &offset[0], &shift[0], &laneShifts[x.Codec][codes][0], rows, n, &next[n*pass*step], step)
 	}
 	return true
 }

@@ -81,7 +81,7 @@ func turn16(dst []uint16, ld int, src []uint16, stride, n, dim, ahead int, next,
 
 func multiplies16() bool { return false }
 
-func multipliesCodes(codec kernel.Codec, dim, group int) bool { return false }
+func multipliesCodes(codec kernel.Codec, dim, group int, levels bool) bool { return false }
 
 func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }
 

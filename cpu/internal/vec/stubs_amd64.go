@@ -124,16 +124,22 @@ func narrowBF16AVX512(dst *uint16, src *float32, n int)
 func turnWordsAVX512(dst *uint32, ld int, src *uint8, stride int, n int, words int, next *uint8, later *uint8)
 
 //go:noescape
-func codeTablesAVX512(dst *float32, scale *float32, zero *float32, n int)
+func codeTablesAVX512(dst *float32, levels *float32, scale *float32, zero *float32, n int)
 
 //go:noescape
-func channelProductInt4AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, table *float32, rows int, words int, keys int, next *uint8)
+func channelProductFewAVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, table *float32, bits int, nextstep int, rows int, words int, keys int, next *uint8)
 
 //go:noescape
 func channelProductInt8AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, scale *float32, zero *float32, rows int, words int, keys int, next *uint8)
 
 //go:noescape
-func tokenProductInt4AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, next *uint8, nextstep int)
+func tokenProductFew16AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, lanes *uint32, rows int, n int, next *uint8, nextstep int)
+
+//go:noescape
+func tokenProductFew8AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, lanes *uint32, rows int, n int, next *uint8, nextstep int)
+
+//go:noescape
+func tokenProductFew4AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, lanes *uint32, rows int, n int, next *uint8, nextstep int)
 
 //go:noescape
 func tokenProductInt8AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, next *uint8, nextstep int)

@@ -317,8 +317,8 @@ func setMove8(f func(dst []float32, ld int, src []uint8, dtype tensor.DType, str
 // codes draws rows of codes of a random kind.
 func (m *memory) codes(n, dim int) (codec kernel.Codec, stride int, codes []uint8) {
 	codec = kernel.Int8
-	if dim%8 == 0 && m.r.IntN(3) > 0 {
-		codec = kernel.Int4
+	if c := kernel.Codec(1 + m.r.IntN(4)); dim%c.Multiple() == 0 {
+		codec = c
 	}
 	bytes := codec.RowBytes(dim)
 	stride = bytes + m.r.IntN(2)*m.r.IntN(100)
@@ -327,6 +327,14 @@ func (m *memory) codes(n, dim int) (codec kernel.Codec, stride int, codes []uint
 		codes[i] = uint8(m.r.Uint32())
 	}
 	return codec, stride, codes
+}
+
+// levels draws a table for codes, at times.
+func (m *memory) levels(codec kernel.Codec) []float32 {
+	if m.r.IntN(2) == 0 {
+		return nil
+	}
+	return m.floats(int(codec.MaxCode())+1, normal)
 }
 
 func setChannels(m *memory) func() {
@@ -339,8 +347,8 @@ func setChannels(m *memory) func() {
 		size = (dim-1)*ld + n
 	}
 	v := anyValues(m.r)
-	dst, scale, zero := m.floats(size, normal), m.halves(dim, v, tensor.F16), m.halves(dim, v, tensor.F16)
-	return func() { Channels(dst, ld, columns, codes, codec, stride, n, dim, scale, zero, nil) }
+	dst, scale, zero, levels := m.floats(size, normal), m.halves(dim, v, tensor.F16), m.halves(dim, v, tensor.F16), m.levels(codec)
+	return func() { Channels(dst, ld, columns, codes, codec, stride, n, dim, scale, zero, levels) }
 }
 
 func setTokens(m *memory) func() {
@@ -352,10 +360,10 @@ func setTokens(m *memory) func() {
 	codec, stride, codes := m.codes(n, dim)
 	ld, groups, v := dim+m.r.IntN(20), dim/group, anyValues(m.r)
 	scaleStride, zeroStride := groups+m.r.IntN(3), groups+m.r.IntN(3)
-	dst := m.floats((n-1)*ld+dim, normal)
+	dst, levels := m.floats((n-1)*ld+dim, normal), m.levels(codec)
 	scale, zero := m.halves((n-1)*scaleStride+groups, v, tensor.F16), m.halves((n-1)*zeroStride+groups, v, tensor.F16)
 	return func() {
-		Tokens(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride, nil)
+		Tokens(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride, levels)
 	}
 }
 
@@ -366,7 +374,7 @@ func setChannelProduct(m *memory) func() {
 		dim = upTo(r, kernel.MaxHeadDim)
 	}
 	codec, stride, codes := m.codes(n, dim)
-	x := &Codes{Codec: codec, X: codes, Row: stride, Scale: m.halves(dim, v, tensor.F16), Zero: m.halves(dim, v, tensor.F16)}
+	x := &Codes{Codec: codec, X: codes, Row: stride, Levels: m.levels(codec), Scale: m.halves(dim, v, tensor.F16), Zero: m.halves(dim, v, tensor.F16)}
 	m.aheads(x)
 	a, c := m.matrix(rows, dim, v), m.matrix(rows, n, v)
 	return func() { ChannelProduct(c, a, x, rows, n, dim, &codeScratch) }
@@ -381,7 +389,7 @@ func setTokenProduct(m *memory) func() {
 	}
 	codec, stride, codes := m.codes(n, dim)
 	groups := dim / group
-	x := &Codes{Codec: codec, X: codes, Row: stride, Group: group, ScaleRow: groups + r.IntN(2)*r.IntN(9), ZeroRow: groups + r.IntN(2)*r.IntN(9)}
+	x := &Codes{Codec: codec, X: codes, Row: stride, Levels: m.levels(codec), Group: group, ScaleRow: groups + r.IntN(2)*r.IntN(9), ZeroRow: groups + r.IntN(2)*r.IntN(9)}
 	x.Scale, x.Zero = m.halves((n-1)*x.ScaleRow+groups, v, tensor.F16), m.halves((n-1)*x.ZeroRow+groups, v, tensor.F16)
 	m.aheads(x)
 	a, c := m.matrix(rows, n, v), m.matrix(rows, dim, v)

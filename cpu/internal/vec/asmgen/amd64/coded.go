@@ -5,7 +5,9 @@ import "fmt"
 // Products of few rows with codes, for AVX-512, which turn each code into
 // float32 just before it is multiplied. A code of four bits has sixteen values,
 // which fill a register: finding one is a permutation, where shifting, masking,
-// converting and scaling would be four instructions.
+// converting and scaling would be four instructions. The values of a code of two
+// bits or one fill it by repetition, so that the bits of the codes above, which
+// the permutation takes for part of the index, do not matter.
 //
 // Tried before: decoding a tile to float32 and multiplying that, which writes
 // and reads 64 KB a tile, more than the first-level cache has.
@@ -17,15 +19,26 @@ func (g *gen) codedProducts() {
 	g.codeTables()
 	g.channelProduct(true)
 	g.channelProduct(false)
-	g.tokenProduct(true)
-	g.tokenProduct(false)
+	for _, words := range []int{16, 8, 4} {
+		g.tokenProduct(words)
+	}
+	g.tokenProduct(0)
 }
 
-// turnWords transposes 32-bit words, sixteen rows of sixteen at a time.
+// turnWords transposes 32-bit words, sixteen rows of sixteen at a time. Of rows
+// of fewer words the rest is zeros.
 func (g *gen) turnWords() {
 	g.fn("turnWords", "dst *uint32, ld int, src *uint8, stride int, n int, words int, next *uint8, later *uint8", "")
 	g.load("dst", "DX", "ld", "DI", "src", "AX", "stride", "SI", "n", "R13", "words", "CX", "next", "R8", "later", "R9")
 	g.p("SHLQ $2, DI")
+	g.p("MOVL $-1, R12")
+	g.p("CMPQ CX, $16")
+	g.p("JGE whole")
+	g.p("MOVL $1, R12")
+	g.p("SHLL CX, R12")
+	g.p("DECL R12")
+	g.label("whole")
+	g.p("KMOVW R12, K1")
 	// A prefetch that must walk the page tables holds up those behind it.
 	g.p("IMULQ R13, CX")
 	g.label("page")
@@ -42,7 +55,7 @@ func (g *gen) turnWords() {
 	g.loop("block")
 	g.p("MOVQ R9, R11")
 	for i := range 16 {
-		g.p("VMOVUPS (R11), Z%d", i)
+		g.p("VMOVUPS.Z (R11), K1, Z%d", i)
 		g.p("ADDQ SI, R11")
 	}
 	g.turn()
@@ -62,12 +75,12 @@ func (g *gen) turnWords() {
 	g.end()
 }
 
-// codeTables writes the sixteen values of each scale and zero.
+// codeTables writes what sixteen levels are under each scale and zero.
 func (g *gen) codeTables() {
-	g.fn("codeTables", "dst *float32, scale *float32, zero *float32, n int", "")
+	g.fn("codeTables", "dst *float32, levels *float32, scale *float32, zero *float32, n int", "")
 	g.load("dst", "DX", "scale", "AX", "zero", "BX", "n", "CX")
-	g.p("VMOVUPS %s, Z31", g.words("sixteen", 0, 0x3f800000, 0x40000000, 0x40400000, 0x40800000, 0x40a00000, 0x40c00000, 0x40e00000,
-		0x41000000, 0x41100000, 0x41200000, 0x41300000, 0x41400000, 0x41500000, 0x41600000, 0x41700000))
+	g.load("levels", "R8")
+	g.p("VMOVUPS (R8), Z31")
 	g.loop("next")
 	g.p("VBROADCASTSS (AX), Z0")
 	g.p("VFMADD213PS.BCST (BX), Z31, Z0")
@@ -103,12 +116,12 @@ func (g *gen) multiply(base string, rows, n int) {
 }
 
 // channelProduct writes C = A·X for keys side by side in words that were
-// turned: features in order are the nibbles of all words, the lowest first, or
-// the bytes of each word.
-func (g *gen) channelProduct(int4 bool) {
+// turned: features in order are the codes of so many bits at the bottom of all
+// words, then those above them, or the bytes of each word.
+func (g *gen) channelProduct(few bool) {
 	name, params := "Int8", "scale *float32, zero *float32, "
-	if int4 {
-		name, params = "Int4", "table *float32, "
+	if few {
+		name, params = "Few", "table *float32, bits int, nextstep int, "
 	}
 	g.fn("channelProduct"+name, "c *float32, crow int, a *float32, arow int, t *uint32, trow int, "+params+"rows int, words int, keys int, next *uint8", "")
 	g.load("arow", "SI", "trow", "R8", "crow", "R15", "keys", "R14")
@@ -116,8 +129,8 @@ func (g *gen) channelProduct(int4 bool) {
 		g.p("SHLQ $2, %s", r)
 	}
 	g.p("LEAQ (SI)(SI*2), R9")
-	if int4 {
-		g.p("VMOVUPS %s, Z%d", g.words("four", 4), pairMask)
+	if few {
+		g.p("VPBROADCASTD %s, Z%d", g.arg("bits"), pairMask)
 	} else {
 		g.p("VMOVUPS %s, Z%d", g.words("byte", 255), pairMask)
 	}
@@ -132,7 +145,7 @@ func (g *gen) channelProduct(int4 bool) {
 			g.label(again)
 			g.p("CMPQ R13, $%d", rows)
 			g.p("JLT %s", next)
-			g.channelTile(int4, rows, n)
+			g.channelTile(few, rows, n)
 			g.p("SUBQ $%d, R13", rows)
 			g.p("JMP %s", again)
 			g.label(next)
@@ -146,23 +159,23 @@ func (g *gen) channelProduct(int4 bool) {
 	g.end()
 }
 
-func (g *gen) channelTile(int4 bool, rows, n int) {
+func (g *gen) channelTile(few bool, rows, n int) {
 	for i := range rows * n {
 		g.zero(i)
 	}
 	g.p("MOVQ AX, R12")
 	g.load("next", "R10", "t", "BX", "words", "CX")
 	loop := g.newLabel("word")
-	if int4 {
+	if few {
 		g.load("table", "R11")
 		g.zero(pairShift)
-		g.p("MOVQ $8, DI")
-		nibble := g.newLabel("nibble")
-		g.label(nibble)
+		g.p("XORL DI, DI") // bits of a word that are done
+		part := g.newLabel("part")
+		g.label(part)
 		g.load("t", "BX", "words", "CX")
 		g.loop(loop)
 		g.p("PREFETCHT1 (R10)")
-		g.p("ADDQ $32, R10")
+		g.p("ADDQ %s, R10", g.arg("nextstep"))
 		g.p("VMOVUPS (R11), Z%d", pairTable)
 		for i := range n {
 			g.p("VMOVUPS %d(BX), Z%d", 64*i, pairX+i)
@@ -176,8 +189,9 @@ func (g *gen) channelTile(int4 bool, rows, n int) {
 		g.p("DECQ CX")
 		g.p("JNE %s", loop)
 		g.p("VPADDD Z%d, Z%d, Z%d", pairMask, pairShift, pairShift)
-		g.p("DECQ DI")
-		g.p("JNE %s", nibble)
+		g.p("ADDQ %s, DI", g.arg("bits"))
+		g.p("CMPQ DI, $32")
+		g.p("JLT %s", part)
 	} else {
 		g.load("scale", "R11", "zero", "DI")
 		g.loop(loop)
@@ -222,15 +236,16 @@ func (g *gen) channelTile(int4 bool, rows, n int) {
 const zeroAt = 8192
 
 // tokenProduct writes C += A·X for four vectors of features, cstep elements
-// apart: four nibbles, from bit shift on, of sixteen words, or 64 bytes. The
-// values of the group of each lie offset bytes into a row of the table; of
-// bytes these are scale and zero.
-func (g *gen) tokenProduct(int4 bool) {
-	name := "Int8"
-	if int4 {
-		name = "Int4"
+// apart: the codes from bit shift on of sixteen words, or 64 bytes. A row of
+// fewer words is repeated to fill a register, and lanes says how much higher the
+// codes of each lie. The values of the group of each vector lie offset bytes
+// into a row of the table; of bytes these are scale and zero.
+func (g *gen) tokenProduct(words int) {
+	name, lanes := "Int8", ""
+	if words > 0 {
+		name, lanes = fmt.Sprintf("Few%d", words), "lanes *uint32, "
 	}
-	g.fn("tokenProduct"+name, "c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, rows int, n int, next *uint8, nextstep int", "")
+	g.fn("tokenProduct"+name, "c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, "+lanes+"rows int, n int, next *uint8, nextstep int", "")
 	g.load("arow", "SI", "stride", "R8", "tablerow", "R15", "offset", "CX")
 	g.p("SHLQ $2, SI")
 	g.p("LEAQ (SI)(SI*2), R9")
@@ -238,10 +253,11 @@ func (g *gen) tokenProduct(int4 bool) {
 	for i, r := range offsets {
 		g.p("MOVQ %d(CX), %s", 8*i, r)
 	}
-	if int4 {
-		g.load("shift", "CX")
+	if words > 0 {
+		g.load("shift", "CX", "lanes", "DX")
 		for i := range 4 {
 			g.p("VPBROADCASTD %d(CX), Z%d", 4*i, pairShift+i)
+			g.p("VPADDD (DX), Z%d, Z%d", pairShift+i, pairShift+i)
 		}
 	}
 	g.p("SHLQ $2, %s", g.arg("cstep"))
@@ -267,12 +283,12 @@ func (g *gen) tokenProduct(int4 bool) {
 		g.loop(loop)
 		g.p("PREFETCHT1 (R10)")
 		g.p("ADDQ %s, R10", g.arg("nextstep"))
-		if int4 {
-			g.p("VMOVUPS (BX), Z%d", pairTable)
+		if words > 0 {
+			g.p(map[int]string{16: "VMOVUPS", 8: "VBROADCASTI64X4", 4: "VBROADCASTI32X4"}[words]+" (BX), Z%d", pairTable)
 		}
 		for i, at := range offsets {
 			x := pairX + i
-			if int4 {
+			if words > 0 {
 				g.p("VPSRLVD Z%d, Z%d, Z%d", pairShift+i, pairTable, x)
 				g.p("VPERMPS (R11)(%s*1), Z%d, Z%d", at, x, x)
 				continue
