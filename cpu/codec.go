@@ -67,8 +67,10 @@ func readKeys(v, scale *tensor.View, coded *kernel.CodedPages, q kernel.Quantize
 	return r
 }
 
-// inColumns reports whether load can write columns.
-func (c *codedPages) inColumns() bool { return c.Group == 0 && c.Rank == 0 }
+// inColumns reports whether load writes columns, and no slower than rows.
+func (c *codedPages) inColumns() bool {
+	return c.Group == 0 && c.Rank == 0 && !c.Levels && c.Codec <= kernel.Int4
+}
 
 // direct reports whether products can take the codes as they are.
 func (c *codedPages) direct() bool { return c.codes != nil && c.Outliers == 0 && c.Rank == 0 }

@@ -109,7 +109,7 @@ func TestCases(t *testing.T) {
 		// the base and 2+2+2+1 others; all combinations
 		want := (8 + 11) * 2 * 8
 		if full {
-			coded := 2 // which cannot be contiguous
+			coded := 3 // which cannot be contiguous
 			want = (8*2*len(Types) + 11*(2*len(Types)-coded)) * 2 * 3 * 3
 		}
 		if !full {

@@ -9554,6 +9554,261 @@ next:
 	VZEROUPPER
 	RET
 
+// func channelsFew8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+TEXT ·channelsFew8AVX2(SB), NOSPLIT, $0-88
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Y8
+	VMOVUPS 32(CX), Y9
+	VPBROADCASTD step+48(FP), Y11
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+72(FP), BX
+	MOVQ zero+80(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Y10
+	XORL R14, R14
+
+part1:
+	MOVQ AX, R9
+	MOVQ width+40(FP), CX
+	SUBQ $8, CX
+
+vector2:
+	VMOVUPS (R9), Y0
+	VPSRLVD Y10, Y0, Y0
+	VPERMPS Y8, Y0, Y13
+	VPERMPS Y9, Y0, Y3
+	VPSLLD $28, Y0, Y0
+	VBLENDVPS Y0, Y3, Y13, Y0
+	VMOVUPS (BX), Y1
+	VFMADD213PS (R8), Y1, Y0
+	ADDQ $32, BX
+	ADDQ $32, R8
+	VMOVUPS Y0, (R10)
+	ADDQ $32, R10
+	ADDQ $32, R9
+	SUBQ $8, CX
+	JGE vector2
+	CMPQ CX, $-8
+	JEQ filled3
+	LEAQ (R9)(CX*4), R9
+	LEAQ (R10)(CX*4), R10
+	LEAQ (BX)(CX*4), BX
+	LEAQ (R8)(CX*4), R8
+	VMOVUPS (R9), Y0
+	VPSRLVD Y10, Y0, Y0
+	VPERMPS Y8, Y0, Y13
+	VPERMPS Y9, Y0, Y3
+	VPSLLD $28, Y0, Y0
+	VBLENDVPS Y0, Y3, Y13, Y0
+	VMOVUPS (BX), Y1
+	VFMADD213PS (R8), Y1, Y0
+	ADDQ $32, BX
+	ADDQ $32, R8
+	VMOVUPS Y0, (R10)
+	ADDQ $32, R10
+	ADDQ $32, R9
+
+filled3:
+	VPADDD Y11, Y10, Y10
+	ADDQ step+48(FP), R14
+	CMPQ R14, $32
+	JLT part1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func tokensFew8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+TEXT ·tokensFew8AVX2(SB), NOSPLIT, $0-120
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Y8
+	VMOVUPS 32(CX), Y9
+	VPBROADCASTD step+48(FP), Y11
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+88(FP), BX
+	MOVQ zero+104(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Y10
+	XORQ R11, R11
+	XORL R14, R14
+
+part1:
+	MOVQ AX, R9
+	MOVQ width+40(FP), CX
+	SUBQ $8, CX
+
+vector2:
+	VMOVUPS (R9), Y0
+	TESTQ R11, R11
+	JNE same4
+	MOVWLZX (BX), R12
+	VMOVD R12, X1
+	VCVTPH2PS X1, X1
+	VBROADCASTSS X1, Y1
+	ADDQ $2, BX
+	MOVWLZX (R8), R12
+	VMOVD R12, X2
+	VCVTPH2PS X2, X2
+	VBROADCASTSS X2, Y2
+	ADDQ $2, R8
+	MOVQ group+72(FP), R11
+
+same4:
+	VPSRLVD Y10, Y0, Y0
+	VPERMPS Y8, Y0, Y13
+	VPERMPS Y9, Y0, Y3
+	VPSLLD $28, Y0, Y0
+	VBLENDVPS Y0, Y3, Y13, Y0
+	VFMADD213PS Y2, Y1, Y0
+	SUBQ $8, R11
+	VMOVUPS Y0, (R10)
+	ADDQ $32, R10
+	ADDQ $32, R9
+	SUBQ $8, CX
+	JGE vector2
+	VPADDD Y11, Y10, Y10
+	ADDQ step+48(FP), R14
+	CMPQ R14, $32
+	JLT part1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	MOVQ scaleStride+96(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, scale+88(FP)
+	MOVQ zeroStride+112(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, zero+104(FP)
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func channelsFew4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+TEXT ·channelsFew4AVX2(SB), NOSPLIT, $0-88
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Y8
+	VMOVUPS 32(CX), Y9
+	VPBROADCASTD step+48(FP), Y11
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+72(FP), BX
+	MOVQ zero+80(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Y10
+	VBROADCASTI128 (AX), Y12
+	MOVQ width+40(FP), CX
+
+vector1:
+	VPSRLVD Y10, Y12, Y0
+	VPERMPS Y8, Y0, Y13
+	VPERMPS Y9, Y0, Y3
+	VPSLLD $28, Y0, Y0
+	VBLENDVPS Y0, Y3, Y13, Y0
+	VMOVUPS (BX), Y1
+	VFMADD213PS (R8), Y1, Y0
+	ADDQ $32, BX
+	ADDQ $32, R8
+	VMOVUPS Y0, (R10)
+	ADDQ $32, R10
+	VPADDD Y11, Y10, Y10
+	DECQ CX
+	JNE vector1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func tokensFew4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+TEXT ·tokensFew4AVX2(SB), NOSPLIT, $0-120
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Y8
+	VMOVUPS 32(CX), Y9
+	VPBROADCASTD step+48(FP), Y11
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+88(FP), BX
+	MOVQ zero+104(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Y10
+	XORQ R11, R11
+	VBROADCASTI128 (AX), Y12
+	MOVQ width+40(FP), CX
+
+vector1:
+	TESTQ R11, R11
+	JNE same2
+	MOVWLZX (BX), R12
+	VMOVD R12, X1
+	VCVTPH2PS X1, X1
+	VBROADCASTSS X1, Y1
+	ADDQ $2, BX
+	MOVWLZX (R8), R12
+	VMOVD R12, X2
+	VCVTPH2PS X2, X2
+	VBROADCASTSS X2, Y2
+	ADDQ $2, R8
+	MOVQ group+72(FP), R11
+
+same2:
+	VPSRLVD Y10, Y12, Y0
+	VPERMPS Y8, Y0, Y13
+	VPERMPS Y9, Y0, Y3
+	VPSLLD $28, Y0, Y0
+	VBLENDVPS Y0, Y3, Y13, Y0
+	VFMADD213PS Y2, Y1, Y0
+	SUBQ $8, R11
+	VMOVUPS Y0, (R10)
+	ADDQ $32, R10
+	VPADDD Y11, Y10, Y10
+	DECQ CX
+	JNE vector1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	MOVQ scaleStride+96(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, scale+88(FP)
+	MOVQ zeroStride+112(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, zero+104(FP)
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
 // func narrowF16AVX2(dst *uint16, src *float32, n int)
 TEXT ·narrowF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), DX

@@ -13739,6 +13739,348 @@ next:
 	VZEROUPPER
 	RET
 
+// func channelsFew16AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+TEXT ·channelsFew16AVX512(SB), NOSPLIT, $0-88
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Z8
+	VPBROADCASTD step+48(FP), Z11
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+72(FP), BX
+	MOVQ zero+80(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Z10
+	XORL R14, R14
+
+part1:
+	MOVQ AX, R9
+	MOVQ width+40(FP), CX
+	SUBQ $16, CX
+
+vector2:
+	VMOVUPS (R9), Z0
+	VPSRLVD Z10, Z0, Z0
+	VPERMPS Z8, Z0, Z0
+	VMOVUPS (BX), Z1
+	VFMADD213PS (R8), Z1, Z0
+	ADDQ $64, BX
+	ADDQ $64, R8
+	VMOVUPS Z0, (R10)
+	ADDQ $64, R10
+	ADDQ $64, R9
+	SUBQ $16, CX
+	JGE vector2
+	CMPQ CX, $-16
+	JEQ filled3
+	LEAQ (R9)(CX*4), R9
+	LEAQ (R10)(CX*4), R10
+	LEAQ (BX)(CX*4), BX
+	LEAQ (R8)(CX*4), R8
+	VMOVUPS (R9), Z0
+	VPSRLVD Z10, Z0, Z0
+	VPERMPS Z8, Z0, Z0
+	VMOVUPS (BX), Z1
+	VFMADD213PS (R8), Z1, Z0
+	ADDQ $64, BX
+	ADDQ $64, R8
+	VMOVUPS Z0, (R10)
+	ADDQ $64, R10
+	ADDQ $64, R9
+
+filled3:
+	VPADDD Z11, Z10, Z10
+	ADDQ step+48(FP), R14
+	CMPQ R14, $32
+	JLT part1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func tokensFew16AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+TEXT ·tokensFew16AVX512(SB), NOSPLIT, $0-120
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Z8
+	VPBROADCASTD step+48(FP), Z11
+	MOVQ groups+80(FP), CX
+	MOVL $1, R15
+	SHLL CX, R15
+	DECL R15
+	KMOVW R15, K6
+	VMOVUPS oneBitAVX512<>(SB), Z7
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+88(FP), BX
+	MOVQ zero+104(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Z10
+	XORQ R11, R11
+	VCVTPH2PS.Z (BX), K6, Z4
+	VCVTPH2PS.Z (R8), K6, Z5
+	VXORPS X6, X6, X6
+	XORL R14, R14
+
+part1:
+	MOVQ AX, R9
+	MOVQ width+40(FP), CX
+	SUBQ $16, CX
+
+vector2:
+	VMOVUPS (R9), Z0
+	TESTQ R11, R11
+	JNE same4
+	VPERMPS Z4, Z6, Z1
+	VPERMPS Z5, Z6, Z2
+	VPADDD Z7, Z6, Z6
+	MOVQ group+72(FP), R11
+
+same4:
+	VPSRLVD Z10, Z0, Z0
+	VPERMPS Z8, Z0, Z0
+	VFMADD213PS Z2, Z1, Z0
+	SUBQ $16, R11
+	VMOVUPS Z0, (R10)
+	ADDQ $64, R10
+	ADDQ $64, R9
+	SUBQ $16, CX
+	JGE vector2
+	VPADDD Z11, Z10, Z10
+	ADDQ step+48(FP), R14
+	CMPQ R14, $32
+	JLT part1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	MOVQ scaleStride+96(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, scale+88(FP)
+	MOVQ zeroStride+112(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, zero+104(FP)
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func channelsFew8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+TEXT ·channelsFew8AVX512(SB), NOSPLIT, $0-88
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Z8
+	VPBROADCASTD step+48(FP), Z11
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+72(FP), BX
+	MOVQ zero+80(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Z10
+	VBROADCASTI64X4 (AX), Z12
+	MOVQ width+40(FP), CX
+
+vector1:
+	VPSRLVD Z10, Z12, Z0
+	VPERMPS Z8, Z0, Z0
+	VMOVUPS (BX), Z1
+	VFMADD213PS (R8), Z1, Z0
+	ADDQ $64, BX
+	ADDQ $64, R8
+	VMOVUPS Z0, (R10)
+	ADDQ $64, R10
+	VPADDD Z11, Z10, Z10
+	DECQ CX
+	JNE vector1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func tokensFew8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+TEXT ·tokensFew8AVX512(SB), NOSPLIT, $0-120
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Z8
+	VPBROADCASTD step+48(FP), Z11
+	MOVQ groups+80(FP), CX
+	MOVL $1, R15
+	SHLL CX, R15
+	DECL R15
+	KMOVW R15, K6
+	VMOVUPS oneBitAVX512<>(SB), Z7
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+88(FP), BX
+	MOVQ zero+104(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Z10
+	XORQ R11, R11
+	VCVTPH2PS.Z (BX), K6, Z4
+	VCVTPH2PS.Z (R8), K6, Z5
+	VXORPS X6, X6, X6
+	VBROADCASTI64X4 (AX), Z12
+	MOVQ width+40(FP), CX
+
+vector1:
+	TESTQ R11, R11
+	JNE same2
+	VPERMPS Z4, Z6, Z1
+	VPERMPS Z5, Z6, Z2
+	VPADDD Z7, Z6, Z6
+	MOVQ group+72(FP), R11
+
+same2:
+	VPSRLVD Z10, Z12, Z0
+	VPERMPS Z8, Z0, Z0
+	VFMADD213PS Z2, Z1, Z0
+	SUBQ $16, R11
+	VMOVUPS Z0, (R10)
+	ADDQ $64, R10
+	VPADDD Z11, Z10, Z10
+	DECQ CX
+	JNE vector1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	MOVQ scaleStride+96(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, scale+88(FP)
+	MOVQ zeroStride+112(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, zero+104(FP)
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func channelsFew4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+TEXT ·channelsFew4AVX512(SB), NOSPLIT, $0-88
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Z8
+	VPBROADCASTD step+48(FP), Z11
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+72(FP), BX
+	MOVQ zero+80(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Z10
+	VBROADCASTI32X4 (AX), Z12
+	MOVQ width+40(FP), CX
+
+vector1:
+	VPSRLVD Z10, Z12, Z0
+	VPERMPS Z8, Z0, Z0
+	VMOVUPS (BX), Z1
+	VFMADD213PS (R8), Z1, Z0
+	ADDQ $64, BX
+	ADDQ $64, R8
+	VMOVUPS Z0, (R10)
+	ADDQ $64, R10
+	VPADDD Z11, Z10, Z10
+	DECQ CX
+	JNE vector1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
+// func tokensFew4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+TEXT ·tokensFew4AVX512(SB), NOSPLIT, $0-120
+	MOVQ dst+0(FP), DX
+	MOVQ ld+8(FP), DI
+	MOVQ codes+16(FP), AX
+	MOVQ stride+24(FP), SI
+	MOVQ n+32(FP), R13
+	MOVQ levels+64(FP), CX
+	SHLQ $2, DI
+	VMOVUPS (CX), Z8
+	VPBROADCASTD step+48(FP), Z11
+	MOVQ groups+80(FP), CX
+	MOVL $1, R15
+	SHLL CX, R15
+	DECL R15
+	KMOVW R15, K6
+	VMOVUPS oneBitAVX512<>(SB), Z7
+
+row:
+	MOVQ DX, R10
+	MOVQ scale+88(FP), BX
+	MOVQ zero+104(FP), R8
+	MOVQ lanes+56(FP), CX
+	VMOVUPS (CX), Z10
+	XORQ R11, R11
+	VCVTPH2PS.Z (BX), K6, Z4
+	VCVTPH2PS.Z (R8), K6, Z5
+	VXORPS X6, X6, X6
+	VBROADCASTI32X4 (AX), Z12
+	MOVQ width+40(FP), CX
+
+vector1:
+	TESTQ R11, R11
+	JNE same2
+	VPERMPS Z4, Z6, Z1
+	VPERMPS Z5, Z6, Z2
+	VPADDD Z7, Z6, Z6
+	MOVQ group+72(FP), R11
+
+same2:
+	VPSRLVD Z10, Z12, Z0
+	VPERMPS Z8, Z0, Z0
+	VFMADD213PS Z2, Z1, Z0
+	SUBQ $16, R11
+	VMOVUPS Z0, (R10)
+	ADDQ $64, R10
+	VPADDD Z11, Z10, Z10
+	DECQ CX
+	JNE vector1
+	ADDQ SI, AX
+	ADDQ DI, DX
+	MOVQ scaleStride+96(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, scale+88(FP)
+	MOVQ zeroStride+112(FP), CX
+	SHLQ $1, CX
+	ADDQ CX, zero+104(FP)
+	DECQ R13
+	JNE row
+	VZEROUPPER
+	RET
+
 // func narrowF16AVX512(dst *uint16, src *float32, n int)
 TEXT ·narrowF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), DX

@@ -20,40 +20,6 @@ func multipliesCodes(codec kernel.Codec, dim, group int, levels bool) bool {
 	return words%16 == 0 && !(levels && codec == kernel.Int8) || codec != kernel.Int8 && (words == 8 || words == 4)
 }
 
-// straight are the codes of few bits, repeated to sixteen levels.
-var straight = func() (t [kernel.Int1 + 1][16]float32) {
-	for c := kernel.Int4; c <= kernel.Int1; c++ {
-		for i := range t[c] {
-			t[c][i] = float32(uint8(i) & c.MaxCode())
-		}
-	}
-	return t
-}()
-
-// sixteen are the levels of x, repeated.
-func (w *CodeScratch) sixteen(x *Codes) *float32 {
-	if x.Levels == nil {
-		return &straight[x.Codec][0]
-	}
-	for i := range w.levels {
-		w.levels[i] = x.Levels[uint8(i)&x.Codec.MaxCode()]
-	}
-	return &w.levels[0]
-}
-
-// laneShifts are how much higher the codes of each lane lie in a register that
-// rows of 4 or 8 words fill by repetition.
-var laneShifts = func() (t [kernel.Int1 + 1][17][16]uint32) {
-	for c := kernel.Int4; c <= kernel.Int1; c++ {
-		for _, words := range []int{4, 8, 16} {
-			for i := range t[c][words] {
-				t[c][words][i] = uint32(i / words * c.Bits())
-			}
-		}
-	}
-	return t
-}()
-
 // wanted is n bytes of next, or, if they are not all there, of x: what is
 // fetched must be memory.
 func wanted(x, next []uint8, n int) []uint8 {
@@ -77,7 +43,7 @@ func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bo
 		return true
 	}
 	bits := x.Codec.Bits()
-	codeTablesAVX512(&w.table[0], w.sixteen(x), &w.scale[0], &w.zero[0], dim)
+	codeTablesAVX512(&w.table[0], repeated(x.Codec, x.Levels, &w.levels), &w.scale[0], &w.zero[0], dim)
 	channelProductFewAVX512(p(c.X), c.Row, p(a.X), a.Row, &w.words[0], n, &w.table[0], bits, n*bits/8, rows, words, n, p(next))
 	return true
 }
@@ -100,7 +66,7 @@ func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool
 		}
 		return true
 	}
-	codeTablesAVX512(&w.table[0], w.sixteen(x), &w.scale[0], &w.zero[0], n*groups)
+	codeTablesAVX512(&w.table[0], repeated(x.Codec, x.Levels, &w.levels), &w.scale[0], &w.zero[0], n*groups)
 	product, codes, apart := tokenProductFew16AVX512, 16, words
 	switch words {
 	case 8:

@@ -186,7 +186,9 @@ func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.C
 	if columns && codec != kernel.Int4 {
 		tier = tierFor(w / 4) // bytes are turned as words
 	}
-	if tier == Generic || dim > kernel.MaxHeadDim || levels != nil || codec > kernel.Int4 {
+	few := levels != nil || codec > kernel.Int4
+	f, ok := fewFor(codec, dim, 0)
+	if few && (columns || !ok) || !few && tier == Generic || dim > kernel.MaxHeadDim {
 		return false
 	}
 	var s, z [kernel.MaxHeadDim]float32
@@ -194,6 +196,21 @@ func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.C
 	Rows16(z[:dim], 0, zero, tensor.F16, 0, 1, dim, 0)
 	to, from := p(dst), p(codes)
 	switch int4 := codec == kernel.Int4; {
+	case few:
+		var memory [16]float32
+		table, lanes := repeated(codec, levels, &memory), &laneShifts[codec][f.words][0]
+		switch {
+		case f.tier == AVX512 && f.words == 16:
+			channelsFew16AVX512(to, ld, from, stride, n, f.width, f.step, lanes, table, &s[0], &z[0])
+		case f.tier == AVX512 && f.words == 8:
+			channelsFew8AVX512(to, ld, from, stride, n, f.width, f.step, lanes, table, &s[0], &z[0])
+		case f.tier == AVX512:
+			channelsFew4AVX512(to, ld, from, stride, n, f.width, f.step, lanes, table, &s[0], &z[0])
+		case f.words == 8:
+			channelsFew8AVX2(to, ld, from, stride, n, f.width, f.step, lanes, table, &s[0], &z[0])
+		default:
+			channelsFew4AVX2(to, ld, from, stride, n, f.width, f.step, lanes, table, &s[0], &z[0])
+		}
 	case tier == AVX512 && columns && int4:
 		channelColumnsInt4AVX512(to, ld, from, stride, n, w, &s[0], &z[0])
 	case tier == AVX512 && columns:
@@ -215,10 +232,11 @@ func channels(dst []float32, ld int, columns bool, codes []uint8, codec kernel.C
 }
 
 func tokens(dst []float32, ld int, codes []uint8, codec kernel.Codec, stride, n, dim, group int, scale []uint16, scaleStride int, zero []uint16, zeroStride int, levels []float32) bool {
+	if levels != nil || codec > kernel.Int4 {
+		return tokensFew(dst, ld, codes, codec, stride, n, dim, group, scale, scaleStride, zero, zeroStride, levels)
+	}
 	w, tier := width(codec, dim), Generic
 	switch { // whole registers of one group
-	case levels != nil || codec > kernel.Int4:
-		return false
 	case active == AVX512 && w%16 == 0 && group%16 == 0 && dim/group <= 16:
 		tier = AVX512
 	case active >= AVX2 && w%8 == 0 && group%8 == 0:

@@ -115,6 +115,24 @@ func tokensInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, wid
 func channelColumnsInt4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
 
 //go:noescape
+func channelsFew16AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+
+//go:noescape
+func tokensFew16AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelsFew8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+
+//go:noescape
+func tokensFew8AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelsFew4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+
+//go:noescape
+func tokensFew4AVX512(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
 func narrowF16AVX512(dst *uint16, src *float32, n int)
 
 //go:noescape
@@ -245,6 +263,18 @@ func tokensInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width
 
 //go:noescape
 func channelColumnsInt4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, scale *float32, zero *float32)
+
+//go:noescape
+func channelsFew8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+
+//go:noescape
+func tokensFew8AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
+
+//go:noescape
+func channelsFew4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, scale *float32, zero *float32)
+
+//go:noescape
+func tokensFew4AVX2(dst *float32, ld int, codes *uint8, stride int, n int, width int, step int, lanes *uint32, levels *float32, group int, groups int, scale *uint16, scaleStride int, zero *uint16, zeroStride int)
 
 //go:noescape
 func narrowF16AVX2(dst *uint16, src *float32, n int)

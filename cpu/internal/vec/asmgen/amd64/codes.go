@@ -19,6 +19,10 @@ func (g *gen) decode() {
 		g.codeRows(c, true)
 		g.codeColumns(c)
 	}
+	for words := g.lanes; words >= 4; words /= 2 {
+		g.fewRows(words, false)
+		g.fewRows(words, true)
+	}
 	g.narrow()
 }
 
@@ -36,24 +40,14 @@ func (g *gen) codeRows(c code, tokens bool) {
 	if c.int4 {
 		g.p("VMOVUPS %s, %s", g.words("nibble", 15), g.v(codeNibble))
 	}
-	if tokens && g.lanes == 16 {
-		g.load("groups", "CX")
-		g.p("MOVL $1, R15")
-		g.p("SHLL CX, R15")
-		g.p("DECL R15")
-		g.p("KMOVW R15, K6")
-		g.p("VMOVUPS %s, %s", g.words("oneBit", 1), g.v(codeOne))
+	if tokens {
+		g.groupMask()
 	}
 	g.label("row")
 	g.p("MOVQ DX, R10")
 	g.load("scale", "BX", "zero", "R8")
 	if tokens {
-		g.p("XORQ R11, R11") // features left of the group
-		if g.lanes == 16 {
-			g.p("VCVTPH2PS.Z (BX), K6, %s", g.v(codeScales))
-			g.p("VCVTPH2PS.Z (R8), K6, %s", g.v(codeZeros))
-			g.zero(codeGroup)
-		}
+		g.rowGroups()
 	}
 	parts := 1
 	if c.int4 {
@@ -65,11 +59,7 @@ func (g *gen) codeRows(c code, tokens bool) {
 	g.p("ADDQ SI, AX")
 	g.p("ADDQ DI, DX")
 	if tokens {
-		for _, s := range []string{"scale", "zero"} {
-			g.load(s+"Stride", "CX")
-			g.p("SHLQ $1, CX")
-			g.p("ADDQ CX, %s", g.arg(s))
-		}
+		g.nextGroups()
 	}
 	g.p("DECQ R13")
 	g.p("JNE row")
@@ -133,6 +123,38 @@ func (g *gen) codePart(c code, k int, tokens bool) {
 		}
 		vector()
 		g.label(filled)
+	}
+}
+
+// groupMask prepares for rowGroups.
+func (g *gen) groupMask() {
+	if g.lanes < 16 {
+		return
+	}
+	g.load("groups", "CX")
+	g.p("MOVL $1, R15")
+	g.p("SHLL CX, R15")
+	g.p("DECL R15")
+	g.p("KMOVW R15, K6")
+	g.p("VMOVUPS %s, %s", g.words("oneBit", 1), g.v(codeOne))
+}
+
+// rowGroups begins the groups of a row, whose scales and zeros are at BX and R8.
+func (g *gen) rowGroups() {
+	g.p("XORQ R11, R11") // features left of the group
+	if g.lanes == 16 {
+		g.p("VCVTPH2PS.Z (BX), K6, %s", g.v(codeScales))
+		g.p("VCVTPH2PS.Z (R8), K6, %s", g.v(codeZeros))
+		g.zero(codeGroup)
+	}
+}
+
+// nextGroups goes on to the scales and zeros of the next row.
+func (g *gen) nextGroups() {
+	for _, s := range []string{"scale", "zero"} {
+		g.load(s+"Stride", "CX")
+		g.p("SHLQ $1, CX")
+		g.p("ADDQ CX, %s", g.arg(s))
 	}
 }
 
