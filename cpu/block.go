@@ -62,7 +62,7 @@ type scratch struct {
 	part  state // of the chunk
 	total state
 
-	coded  *vec.CodeScratch
+	coded  *codedScratch
 	mods   scoreScratch
 	matrix matrixScratch
 	grad   gradScratch
@@ -100,7 +100,7 @@ func newScratch(s *kernel.Spec) *scratch {
 		}
 	}
 	if !s.Coding.IsZero() {
-		sc.coded = new(vec.CodeScratch)
+		sc.coded = new(codedScratch)
 	}
 	if s.Backward {
 		sc.grad = newGradScratch(s)

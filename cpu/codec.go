@@ -84,9 +84,24 @@ func (c *codedPages) table(head int) []float32 {
 	return c.levels.x[at : at+c.levels.cols]
 }
 
-// load decodes n rows of a page to rows of dst that are ld apart, or to
-// columns: rule 2.
-func (c *codedPages) load(dst []float32, ld int, columns bool, page, slot int64, n, head int) {
+// codedScratch is the memory of one worker for coded pages.
+type codedScratch struct {
+	vec.CodeScratch
+	left    [tile * rankTerms]float32
+	right   [rankTerms * kernel.MaxHeadDim]float32
+	values  [outliersAtOnce]float32
+	bits    [outliersAtOnce]uint16
+	indices [outliersAtOnce]int32
+}
+
+const (
+	rankTerms      = 8 // terms of a low rank that are added at once
+	outliersAtOnce = 64
+)
+
+// load decodes n rows of a page, a tile at most, to rows of dst that are ld
+// apart, or to columns: rule 2.
+func (c *codedPages) load(dst []float32, ld int, columns bool, page, slot int64, n, head int, w *codedScratch) {
 	codes := c.codes[c.inCodes.at(page, slot, head):]
 	scale, zero, levels := c.scale[c.inScale.at(page, slot, head):], c.zero[c.inZero.at(page, slot, head):], c.table(head)
 	if c.Group == 0 {
@@ -95,41 +110,57 @@ func (c *codedPages) load(dst []float32, ld int, columns bool, page, slot int64,
 		vec.Tokens(dst, ld, codes, c.Codec, int(c.inCodes.slot), n, c.dim, c.Group, scale, int(c.inScale.slot), zero, int(c.inZero.slot), levels)
 	}
 	if c.Rank > 0 {
-		c.addLowRank(dst, ld, page, slot, n, head)
+		c.addLowRank(dst, ld, page, slot, n, head, w)
 	}
 	if c.Outliers > 0 {
-		c.placeOutliers(dst, ld, columns, page, slot, n, head)
+		row, col := ld, 1
+		if columns {
+			row, col = 1, ld
+		}
+		c.placeOutliers(dst, row, col, page, slot, n, head, w)
 	}
 }
 
 // addLowRank adds the approximation of what coding lost to n rows.
-func (c *codedPages) addLowRank(dst []float32, ld int, page, slot int64, n, head int) {
-	const terms = 8
-	var left [tile * terms]float32
-	var right [terms * kernel.MaxHeadDim]float32
+func (c *codedPages) addLowRank(dst []float32, ld int, page, slot int64, n, head int, w *codedScratch) {
 	a, b := c.left[c.inLeft.at(page, slot, head):], c.right[c.inRight.at(page, 0, head):]
-	for k := 0; k < c.Rank; k += terms {
-		m := min(terms, c.Rank-k)
-		vec.Rows16(left[:], terms, a[k:], tensor.F16, int(c.inLeft.slot), n, m, 0)
-		vec.Rows16(right[:], c.dim, b[k*int(c.inRight.slot):], tensor.F16, int(c.inRight.slot), m, c.dim, 0)
-		vec.MulAdd(kernel.Exact, vec.Matrix{X: dst, Row: ld}, vec.Matrix{X: left[:], Row: terms, Col: 1}, vec.Matrix{X: right[:], Row: c.dim}, n, m, c.dim, vec.Keep, nil)
+	for k := 0; k < c.Rank; k += rankTerms {
+		m := min(rankTerms, c.Rank-k)
+		for j := range n { // too short for assembly
+			for i, x := range a[j*int(c.inLeft.slot)+k:][:m] {
+				w.left[j*rankTerms+i] = tensor.F16ToF32(x)
+			}
+		}
+		vec.Rows16(w.right[:], c.dim, b[k*int(c.inRight.slot):], tensor.F16, int(c.inRight.slot), m, c.dim, 0)
+		vec.MulAdd(kernel.Exact, vec.Matrix{X: dst, Row: ld}, vec.Matrix{X: w.left[:], Row: rankTerms, Col: 1}, vec.Matrix{X: w.right[:], Row: c.dim}, n, m, c.dim, vec.Keep, nil)
 	}
 }
 
 // placeOutliers puts those of n rows where they belong.
-func (c *codedPages) placeOutliers(dst []float32, ld int, columns bool, page, slot int64, n, head int) {
+func (c *codedPages) placeOutliers(dst []float32, row, col int, page, slot int64, n, head int, w *codedScratch) {
 	list := c.outliers[c.inOutliers.at(page, 0, head):]
-	first, end := int(slot)*c.dim, (int(slot)+n)*c.dim
-	for i := sort.Search(c.Outliers, func(i int) bool { at, _ := kernel.Outlier(list, i); return at >= first }); i < c.Outliers; i++ {
-		at, bits := kernel.Outlier(list, i)
-		if at >= end {
-			return
+	start, end := int(slot)*c.dim, (int(slot)+n)*c.dim // of these rows
+	at := func(i int) int { index, _ := kernel.Outlier(list, i); return index }
+	first := 0
+	if start > 0 {
+		first = sort.Search(c.Outliers, func(i int) bool { return at(i) >= start })
+	}
+	for j, begin := 0, start; first < c.Outliers && at(first) < end; {
+		k := 0
+		for ; k < outliersAtOnce && first < c.Outliers; k++ {
+			index, bits := kernel.Outlier(list, first)
+			if index >= end {
+				break
+			}
+			for index >= begin+c.dim {
+				j, begin = j+1, begin+c.dim
+			}
+			w.indices[k], w.bits[k] = int32(j*row+(index-begin)*col), bits
+			first++
 		}
-		j, d := (at-first)/c.dim, (at-first)%c.dim
-		if columns {
-			dst[d*ld+j] = tensor.F16ToF32(bits)
-		} else {
-			dst[j*ld+d] = tensor.F16ToF32(bits)
+		vec.Rows16(w.values[:], 0, w.bits[:], tensor.F16, 0, 1, k, 0)
+		for i, to := range w.indices[:k] {
+			dst[to] = w.values[i]
 		}
 	}
 }

@@ -43,9 +43,9 @@ func TestDecodeRows(t *testing.T) {
 					for head := range int64(heads) {
 						for slot := range int64(size) {
 							n := int(size - slot)
-							c.load(dst, int(dim), false, page, slot, n, int(head))
+							c.load(dst, int(dim), false, page, slot, n, int(head), nil)
 							if group == 0 {
-								c.load(columns, size, true, page, slot, n, int(head))
+								c.load(columns, size, true, page, slot, n, int(head), nil)
 							}
 							for j := range int64(n) {
 								row := p.Codes.Bits8()[p.Codes.Offset+((page*size+slot+j)*heads+head)*p.Codes.Shape[3]:]

@@ -233,7 +233,7 @@ func (r *reader) loadTile(dst []float32, ld int, columns bool, a *attention, sc 
 			to = j
 		}
 		if b.Pages.IsCoded(i) {
-			r.coded.load(dst[to:], ld, columns, page, slot, n, head)
+			r.coded.load(dst[to:], ld, columns, page, slot, n, head, sc.coded)
 		} else {
 			r.loadScaled(dst[to:], ld, columns, at+page*r.row+slot*r.slot, r.slot, n, r.ahead(a, sc, j), head)
 		}

@@ -35,7 +35,7 @@ func (sc *scratch) rowsTile(a *attention, st *state) {
 	case how == coded && hidesNothing(sc.any[:rows], sc.n):
 		for j := 0; j < sc.n; {
 			x, n := a.args.value.codes(a, sc, j, &a.args.key)
-			vec.TokenProduct(o, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, &x, rows, n, a.spec.ValueDim, sc.coded)
+			vec.TokenProduct(o, vec.Matrix{X: sc.s[j:], Row: vec.Stride, Col: 1}, &x, rows, n, a.spec.ValueDim, &sc.coded.CodeScratch)
 			j += n
 		}
 		return
@@ -167,7 +167,7 @@ func (sc *scratch) dotRows(a *attention, s []float32, v int) {
 	case coded:
 		for j := 0; j < sc.n; {
 			x, n := a.args.key.codes(a, sc, j, &a.args.value)
-			vec.ChannelProduct(vec.Matrix{X: s[j:], Row: vec.Stride}, q, &x, sc.rows, n, a.spec.HeadDim, sc.coded)
+			vec.ChannelProduct(vec.Matrix{X: s[j:], Row: vec.Stride}, q, &x, sc.rows, n, a.spec.HeadDim, &sc.coded.CodeScratch)
 			j += n
 		}
 		return
