@@ -126,13 +126,13 @@ func (c *codedPages) addLowRank(dst []float32, ld int, page, slot int64, n, head
 	a, b := c.left[c.inLeft.at(page, slot, head):], c.right[c.inRight.at(page, 0, head):]
 	for k := 0; k < c.Rank; k += rankTerms {
 		m := min(rankTerms, c.Rank-k)
-		for j := range n { // too short for assembly
-			for i, x := range a[j*int(c.inLeft.slot)+k:][:m] {
-				w.left[j*rankTerms+i] = tensor.F16ToF32(x)
-			}
+		if m == int(c.inLeft.slot) { // rows too short for assembly, one after another
+			vec.Rows16(w.left[:], 0, a, tensor.F16, 0, 1, n*m, 0)
+		} else {
+			vec.Rows16(w.left[:], m, a[k:], tensor.F16, int(c.inLeft.slot), n, m, 0)
 		}
 		vec.Rows16(w.right[:], c.dim, b[k*int(c.inRight.slot):], tensor.F16, int(c.inRight.slot), m, c.dim, 0)
-		vec.MulAdd(kernel.Exact, vec.Matrix{X: dst, Row: ld}, vec.Matrix{X: w.left[:], Row: rankTerms, Col: 1}, vec.Matrix{X: w.right[:], Row: c.dim}, n, m, c.dim, vec.Keep, nil)
+		vec.MulAdd(kernel.Exact, vec.Matrix{X: dst, Row: ld}, vec.Matrix{X: w.left[:], Row: m, Col: 1}, vec.Matrix{X: w.right[:], Row: c.dim}, n, m, c.dim, vec.Keep, nil)
 	}
 }
 
@@ -145,17 +145,16 @@ func (c *codedPages) placeOutliers(dst []float32, row, col int, page, slot int64
 	if start > 0 {
 		first = sort.Search(c.Outliers, func(i int) bool { return at(i) >= start })
 	}
-	for j, begin := 0, start; first < c.Outliers && at(first) < end; {
+	inverse := 1<<32/uint64(c.dim) + 1 // by which a number of 16 bits is divided, without a branch for each row
+	for first < c.Outliers && at(first) < end {
 		k := 0
 		for ; k < outliersAtOnce && first < c.Outliers; k++ {
 			index, bits := kernel.Outlier(list, first)
 			if index >= end {
 				break
 			}
-			for index >= begin+c.dim {
-				j, begin = j+1, begin+c.dim
-			}
-			w.indices[k], w.bits[k] = int32(j*row+(index-begin)*col), bits
+			j := int(uint64(index-start) * inverse >> 32)
+			w.indices[k], w.bits[k] = int32(j*row+(index-start-j*c.dim)*col), bits
 			first++
 		}
 		vec.Rows16(w.values[:], 0, w.bits[:], tensor.F16, 0, 1, k, 0)

@@ -49,7 +49,7 @@ func (t *builder) codings() {
 	}
 	for _, d := range []int{32, 96, 256} {
 		for _, c := range []kernel.Codec{kernel.Int2, kernel.Int1} {
-			t.add("attention", fmt.Sprintf("format/%v/dim=%d", c, d), Problem{Config: config(4, 2, d, coded(c, 16, 0)), Step: step([]int{7, 1}, []int{90, 66}), Coded: codedOdd})
+			t.add("attention", fmt.Sprintf("format/coding=%v/dim=%d", c, d), Problem{Config: config(4, 2, d, coded(c, 16, 0)), Step: step([]int{7, 1}, []int{90, 66}), Coded: codedOdd})
 		}
 	}
 	infinite(t)

@@ -86,13 +86,7 @@ func (t *builder) identities() {
 		t.identity(fmt.Sprintf("plain-or-coded-alone/%d", i), func(t *trial) { p := p; t.sequencesAlone(&p) })
 		t.operation("identity", fmt.Sprintf("few-bits/run-to-run/%d", i), func(t *trial) { p := p; t.runToRun(&p) })
 	}
-	for i, c := range []kernel.Codec{kernel.Int8, kernel.Int4, kernel.Int2, kernel.Int1} {
-		p := usual()[0]
-		q := kernel.Quantizer{Codec: c, Levels: true}
-		p.Config = config(4, 2, 64, quantized(16, q, kernel.Quantizer{Codec: c, Levels: true, Group: 16, Outliers: 3 * i}))
-		p.Step, p.Coded, p.Seed = ragged(), codedOdd, seedOf(fmt.Sprint("straight", i))
-		t.identity(fmt.Sprintf("straight-levels/%v", c), func(t *trial) { t.straightLevels(p.normal()) })
-	}
+	t.codedIdentities()
 	t.identity("key-storage", (*trial).keyStorage)
 	t.identity("backward/layout", func(t *trial) { p := withGradient(usual()[1]); t.sameLayouts(p) })
 	t.identity("backward/sequence-alone", (*trial).gradientAlone)

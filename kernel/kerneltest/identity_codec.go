@@ -19,15 +19,25 @@ func fewBits() []Problem {
 		{Config: config(4, 1, 32, append(rerope, coded(kernel.Int4, 100, 8), kvType(tensor.F8E4M3))...), Coded: codedOdd, Scaled: true},
 		{Config: config(4, 2, 64, coded(kernel.Int4, 64, 32), scored(attention.Score{SoftCap: 5, Slopes: true})), Coded: codedAll},
 	}
-	for _, i := range []int{0, 4, 5, 7, 11} {
-		q := codings(64)[i]
-		out = append(out, Problem{Config: config(4, 2, 64, quantized(16, q.Key, q.Value)), Coded: codedOdd})
-	}
 	for i := range out {
 		out[i].Step, out[i].Seed = s, seedOf(fmt.Sprint("few bits", i))
 		out[i] = *out[i].normal()
 	}
 	return out
+}
+
+// codedIdentities: what holds for a cache of few bits holds for any Coding.
+func (t *builder) codedIdentities() {
+	for _, q := range codings(64) {
+		p := *(Problem{Config: config(4, 2, 64, quantized(16, q.Key, q.Value)), Coded: codedOdd, Step: ragged(), Seed: seedOf(fmt.Sprint(q))}).normal()
+		t.identity(fmt.Sprintf("coding=%v/decoded", q), func(t *trial) { p := p; t.decoded(&p) })
+		t.identity(fmt.Sprintf("coding=%v/alone", q), func(t *trial) { p := p; t.sequencesAlone(&p) })
+	}
+	for i, c := range []kernel.Codec{kernel.Int8, kernel.Int4, kernel.Int2, kernel.Int1} {
+		key, value := kernel.Quantizer{Codec: c, Levels: true}, kernel.Quantizer{Codec: c, Levels: true, Group: 16, Outliers: 3 * i}
+		p := *(Problem{Config: config(4, 2, 64, quantized(16, key, value)), Coded: codedOdd, Step: ragged(), Seed: seedOf(fmt.Sprint("straight", i))}).normal()
+		t.identity(fmt.Sprintf("coding=%v/straight-levels", c), func(t *trial) { p := p; t.straightLevels(&p) })
+	}
 }
 
 // decoded: keys and values of few bits are what a float32 cache of the values

@@ -26,9 +26,7 @@ func (t *builder) formatOperations() {
 	}
 	t.operation("copy", "u8", func(t *trial) { t.copyPages(tensor.U8, Layout{HeadsFirst: true}) }, exact)
 	for _, c := range bothCodecs() {
-		q := func(group int) kernel.Coding {
-			return kernel.Coding{Key: kernel.Quantizer{Codec: c}, Value: kernel.Quantizer{Codec: c, Group: group}}
-		}
+		q := func(group int) kernel.Coding { return coding(c, group) }
 		for i, l := range layouts {
 			t.operation("encode", fmt.Sprintf("%v/layout=%d", c, i), func(t *trial) { t.encodePages(q(8), tensor.F32, false, 16, 24, l) }, exact)
 		}
@@ -47,7 +45,14 @@ func (t *builder) formatOperations() {
 		t.operation("encode", fmt.Sprintf("coding=%v", c), func(t *trial) { t.encodePages(c, tensor.F32, false, 64, 64, layouts[i%len(layouts)]) }, exact)
 		t.operation("encode", fmt.Sprintf("coding=%v/f16", c), func(t *trial) { t.encodePages(c, tensor.F16, false, 64, 64, Layout{}) }, exact)
 	}
-	t.operation("encode", "append-and-attend", (*trial).encodedAttention)
+	t.operation("encode", "append-and-attend", func(t *trial) {
+		for _, c := range bothCodecs() {
+			t.encodedAttention(coding(c, 4))
+		}
+	})
+	for _, c := range codings(64) {
+		t.operation("encode", fmt.Sprintf("coding=%v/append-and-attend", c), func(t *trial) { t.encodedAttention(c) })
+	}
 }
 
 // appendScaled: rows arrive as RNE(x·(1/scale)) of their head, and saturate.
@@ -335,26 +340,20 @@ func (e *encoding) expectHead(head *codedHead, q kernel.Quantizer, page, h, dim 
 
 // encodedAttention: what EncodePages writes, Run reads: a page coded by the
 // backend is the page that the cases lay out.
-func (t *trial) encodedAttention() {
-	list := codings(64)
-	for _, c := range bothCodecs() {
-		list = append(list, kernel.Coding{Key: kernel.Quantizer{Codec: c}, Value: kernel.Quantizer{Codec: c, Group: 4}})
-	}
-	for _, c := range list {
-		p := (&Problem{Config: config(2, 2, 64, quantized(8, c.Key, c.Value)), Step: prefill(40), Coded: codedAll, Seed: 3}).normal()
-		in := p.makeInputs()
-		want := t.answer(p, in, Layout{})
-		t.with(func(m *memory) error {
-			plain := *p
-			plain.Config.Coding = kernel.Coding{}
-			raw := plain.makeInputs()
-			got, err := t.encodeAndRun(m, p, raw)
-			if err == nil {
-				t.agree(fmt.Sprintf("%v", c), got, want)
-			}
-			return err
-		})
-	}
+func (t *trial) encodedAttention(c kernel.Coding) {
+	p := (&Problem{Config: config(2, 2, 64, quantized(8, c.Key, c.Value)), Step: prefill(40), Coded: codedAll, Seed: 3}).normal()
+	in := p.makeInputs()
+	want := t.answer(p, in, Layout{})
+	t.with(func(m *memory) error {
+		plain := *p
+		plain.Config.Coding = kernel.Coding{}
+		raw := plain.makeInputs()
+		got, err := t.encodeAndRun(m, p, raw)
+		if err == nil {
+			t.agree(fmt.Sprintf("%v", c), got, want)
+		}
+		return err
+	})
 }
 
 func (t *trial) encodeAndRun(m *memory, p *Problem, raw *inputs) (*answer, error) {
