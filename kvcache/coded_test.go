@@ -123,12 +123,14 @@ func TestAttentionOverCodedCache(t *testing.T) {
 	backend := cpu.New(cpu.Options{Workers: 1})
 	defer backend.Close()
 	for _, c := range []kvcache.Config{
-		{DType: tensor.F16, Coding: kernel.KIVI(kernel.Int8, 16), CodedPages: 40, Residual: 32},
+		{DType: tensor.F16, Coding: kernel.KIVI(kernel.Int8, 32), CodedPages: 40, Residual: 32},
 		{DType: tensor.BF16, Coding: coding(kernel.Int4, 8), CodedPages: 40},
-		{DType: tensor.F8E4M3, Coding: kernel.KIVI(kernel.Int4, 16), CodedPages: 3},
+		{DType: tensor.F8E4M3, Coding: kernel.KIVI(kernel.Int4, 32), CodedPages: 3},
 		{DType: tensor.F8E5M2},
+		{DType: tensor.F16, LayerCoding: []kernel.Coding{coding(kernel.Int4, 8), kernel.KIVI(kernel.Int1, 32)}, CodedPages: 40, Residual: 16},
+		{DType: tensor.F16, Coding: everyKind(), Levels: straightLevels(2, 2, everyKind()), CodedPages: 40},
 	} {
-		c.Layers, c.Pages, c.PageSize, c.KVHeads, c.HeadDim, c.ValueDim = 2, 40, 16, 2, 32, 16
+		c.Layers, c.Pages, c.PageSize, c.KVHeads, c.HeadDim, c.ValueDim = 2, 40, 16, 2, 32, 32
 		rng := rand.New(rand.NewPCG(uint64(c.DType), 9))
 		random := func(shape ...int64) tensor.View {
 			v := tensor.New(tensor.F32, shape...)
@@ -146,11 +148,14 @@ func TestAttentionOverCodedCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config := attention.Config{Heads: 4, KVHeads: 2, HeadDim: 32, ValueDim: 16, KVDType: c.DType, PageSize: 16, Coding: c.Coding,
+		config := attention.Config{Heads: 4, KVHeads: 2, HeadDim: 32, ValueDim: 32, KVDType: c.DType, PageSize: 16,
 			Mask: attention.Causal(), Rotary: rope.Default{Base: rope.Base{HeadDim: 32, Theta: 1e4}}}
-		paged, err := attention.New(backend, config)
-		if err != nil {
-			t.Fatal(err)
+		paged := make([]*attention.Attention, c.Layers)
+		for layer := range paged {
+			config.Coding = c.CodingOf(layer)
+			if paged[layer], err = attention.New(backend, config); err != nil {
+				t.Fatal(err)
+			}
 		}
 		config.KVDType, config.PageSize, config.Coding = tensor.F32, 0, kernel.Coding{}
 		dense, err := attention.New(backend, config)
@@ -165,22 +170,24 @@ func TestAttentionOverCodedCache(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(paged.Plan(attention.Step{QueryLens: []int{n}, KV: cache.Sequences(id)}),
-				dense.Plan(attention.Step{QueryLens: []int{n}, KeyLens: []int{length}})); err != nil {
+			if err := dense.Plan(attention.Step{QueryLens: []int{n}, KeyLens: []int{length}}); err != nil {
 				t.Fatal(err)
 			}
 			for layer := range c.Layers {
-				if err := cache.Append(layer, slots, random(int64(n), 2, 32), random(int64(n), 2, 16)); err != nil {
+				if err := paged[layer].Plan(attention.Step{QueryLens: []int{n}, KV: cache.Sequences(id)}); err != nil {
 					t.Fatal(err)
 				}
-				got := kernel.Args{Query: random(int64(n), 4, 32), Out: tensor.New(tensor.F32, int64(n), 4, 16)}
-				want := kernel.Args{Query: got.Query, Out: tensor.New(tensor.F32, int64(n), 4, 16)}
+				if err := cache.Append(layer, slots, random(int64(n), 2, 32), random(int64(n), 2, 32)); err != nil {
+					t.Fatal(err)
+				}
+				got := kernel.Args{Query: random(int64(n), 4, 32), Out: tensor.New(tensor.F32, int64(n), 4, 32)}
+				want := kernel.Args{Query: got.Query, Out: tensor.New(tensor.F32, int64(n), 4, 32)}
 				key, value, err := cache.Gather(layer, id)
 				if err != nil {
 					t.Fatal(err)
 				}
 				want.Key, want.Value = widen(key), widen(value)
-				if err := errors.Join(cache.Bind(layer, &got), paged.Run(&got), dense.Run(&want)); err != nil {
+				if err := errors.Join(cache.Bind(layer, &got), paged[layer].Run(&got), dense.Run(&want)); err != nil {
 					t.Fatal(err)
 				}
 				for i, x := range got.Out.F32s() {
@@ -195,6 +202,53 @@ func TestAttentionOverCodedCache(t *testing.T) {
 		}
 		if err := cache.CheckIntegrity(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// everyKind is a Coding with all that a Quantizer can have.
+func everyKind() kernel.Coding {
+	return kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int4, Levels: true, Outliers: 5, Rank: 2},
+		Value: kernel.Quantizer{Codec: kernel.Int2, Group: 16, Outliers: 3, Rank: 1}}
+}
+
+// straightLevels are tables of keys, whose levels are the codes.
+func straightLevels(layers, heads int64, c kernel.Coding) (list []kvcache.Levels) {
+	n := int64(c.Key.Codec.MaxCode()) + 1
+	v := tensor.New(tensor.F32, heads, n)
+	for i := range v.F32s() {
+		v.F32s()[i] = float32(int64(i) % n)
+	}
+	for range layers {
+		list = append(list, kvcache.Levels{Key: v})
+	}
+	return list
+}
+
+// TestSwapOfOtherCodings: what package page has no place for is refused.
+func TestSwapOfOtherCodings(t *testing.T) {
+	backend := cpu.New(cpu.Options{Workers: 1})
+	defer backend.Close()
+	every, one := everyKind(), kvcache.Config{Layers: 2, Pages: 4, PageSize: 16, KVHeads: 2, HeadDim: 32, ValueDim: 32, DType: tensor.F16, CodedPages: 4}
+	for i := range 4 {
+		c := one
+		switch c.Coding = kernel.KIVI(kernel.Int8, 32); i {
+		case 0:
+			c.Coding, c.Levels = every, straightLevels(2, 2, every)
+		case 1:
+			c.LayerCoding, c.Coding = []kernel.Coding{c.Coding, c.Coding}, kernel.Coding{}
+		case 2:
+			c.Coding.Value.Codec = kernel.Int4
+		case 3:
+			c.Coding = kernel.KIVI(kernel.Int2, 32)
+		}
+		cache, err := kvcache.New(backend, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var value *kvcache.ValueError
+		if w, err := cache.NewSwapSpace(2, 2); w != nil || !errors.As(err, &value) {
+			t.Errorf("%v: %v", c.Coding, err)
 		}
 	}
 }

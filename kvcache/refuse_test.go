@@ -48,8 +48,11 @@ func TestBytes(t *testing.T) {
 			t.Errorf("%v: %d bytes allocated, %d estimated (%v), %d in Stats", dtype, got, want, err, cache.Stats().Bytes)
 		}
 	}
-	for _, codec := range []kernel.Codec{kernel.Int8, kernel.Int4} {
-		c := kvcache.Config{Layers: 3, Pages: 5, PageSize: 7, KVHeads: 2, HeadDim: 24, ValueDim: 40, DType: tensor.F8E4M3, Coding: coding(codec, 10), CodedPages: 11}
+	for _, codec := range []kernel.Coding{coding(kernel.Int8, 10), coding(kernel.Int4, 10), {}} {
+		c := kvcache.Config{Layers: 3, Pages: 5, PageSize: 7, KVHeads: 2, HeadDim: 24, ValueDim: 40, DType: tensor.F8E4M3, Coding: codec, CodedPages: 11}
+		if codec.IsZero() {
+			c.HeadDim, c.ValueDim, c.LayerCoding, c.Levels = 32, 64, []kernel.Coding{everyKind(), kernel.KIVI(kernel.Int1, 64), kernel.KIVI(kernel.Int2, 64)}, straightLevels(3, 2, everyKind())
+		}
 		b := &hostBackend{}
 		cache, err := kvcache.New(b, c)
 		if err != nil {
