@@ -334,11 +334,6 @@ func (r *reader) loadRow(dst []float32, t int64, head int) {
 	r.loadRun(dst, 0, false, r.offset+t*r.row+int64(head)*r.head, 0, 1, 0)
 }
 
-// loadKey is loadRow for a row of keys or values: from element at, scaled.
-func (r *reader) loadKey(dst []float32, at int64, head int) {
-	r.loadScaled(dst, 0, false, at, 0, 1, 0, head)
-}
-
 // storeRow rounds src to row t of a head.
 func (r *reader) storeRow(src []float32, t int64, head int) {
 	src = src[:r.n]

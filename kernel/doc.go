@@ -179,6 +179,8 @@
 //	Scale, SoftCap              softmax_scale, softcap sm_scale, logits_soft_cap scale, logits_soft_cap
 //	window of W keys            window_size (W−1, 0) window_left W−1           sliding_window W
 //	KeyScale, ValueScale        k_descale, v_descale k_scale, v_scale         k_scale, v_scale
+//	Coding, Levels, Outliers    –                    –                         – (KIVI: quantized cache; KVQuant: nuq look-up table, dense-and-sparse; GEAR: sparse part)
+//	Left, Right                 –                    –                         – (GEAR: low-rank part)
 //	LSE (natural)               softmax_lse (natural) lse (base 2)             softmax_lse (natural)
 //	SinkLogit                   learnable_sink       sink                      sinks
 //	ColumnStats                 –                    –                         – (H2O: accumulated attention scores; SnapKV: votes of an observation window)

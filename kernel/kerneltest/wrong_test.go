@@ -46,15 +46,6 @@ type wrong struct {
 	deaf     bool                         // no errors
 }
 
-// sides changes how keys and values are taken to be coded.
-func sides(f func(*kernel.Quantizer)) func(*kernel.Spec) error {
-	return func(s *kernel.Spec) error {
-		f(&s.Coding.Key)
-		f(&s.Coding.Value)
-		return nil
-	}
-}
-
 func (w *wrong) Attention(s kernel.Spec) (kernel.Attention, error) {
 	if w.choose != nil {
 		if err := w.choose(&s); err != nil {
