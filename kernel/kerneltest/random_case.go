@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/kernel"
@@ -10,8 +11,8 @@ import (
 
 // Random is a case drawn from all that a Config and a Step can say, the same
 // one for the same seed: sizes around those of tiles, blocks and registers,
-// every mask, position method and score, all element types, layouts and page
-// sizes, and now and then a NaN, an Inf or a subnormal; or a PageBounds, a
+// every mask, position method and score, all element types, codings, layouts and
+// page sizes, and now and then a NaN, an Inf or a subnormal; or a PageBounds, a
 // PageScores or a RowScores.
 func Random(seed uint64) Case {
 	name := fmt.Sprintf("random=%d", seed)
@@ -65,7 +66,42 @@ func (d *drawn) problem(seed uint64) *Problem {
 	d.specials(p)
 	p.WithoutLSE = !c.Backward && d.chance(20)
 	p.WithDLSE, p.DOutF32 = c.Backward && d.chance(40), d.chance(30)
+	(&drawn{random: newRandom(seed, 102)}).coding(p)
 	return p
+}
+
+// coding makes pages coded, at times. Their keys and values are finite: pages of
+// others are not coded.
+func (d *drawn) coding(p *Problem) {
+	c := &p.Config
+	if c.PageSize == 0 || !d.chance(60) {
+		return
+	}
+	c.Coding = kernel.Coding{Key: d.quantizer(c.PageSize, c.HeadDim), Value: d.quantizer(c.PageSize, c.ValueDim)}
+	p.Coded, p.Straight = codedMix(d.below(3)), d.chance(10)
+	p.Special = slices.DeleteFunc(p.Special, func(s Special) bool { return s.Tensor != 'q' })
+}
+
+func (d *drawn) quantizer(size, dim int) (q kernel.Quantizer) {
+	q.Codec = kernel.Int8
+	if c := one(d, kernel.Int4, kernel.Int4, kernel.Int2, kernel.Int1); dim*bits(c)%32 == 0 {
+		q.Codec = c
+	}
+	if d.chance(60) {
+		q.Group = one(d, dim, dim, 1+d.below(dim), 16, 32)
+		for dim%q.Group != 0 {
+			q.Group--
+		}
+	}
+	q.Levels = d.chance(30)
+	q.RMS = q.Levels && d.chance(40)
+	if size*dim <= 1<<16 && d.chance(30) {
+		q.Outliers = 1 + d.below(min(size*dim, 100))
+	}
+	if d.chance(20) {
+		q.Rank = 1 + d.below(min(size, dim, 10))
+	}
+	return q
 }
 
 // step draws lengths, of a cost that the float64 oracle can bear.

@@ -27,13 +27,14 @@ func TestRandomCasesRepeat(t *testing.T) {
 			"special": len(a.Problem.Special) > 0, "tree": a.Problem.Step.Tree.Start != nil, "decode": a.Problem.Step.QueryLens[0] == 1,
 			"wide": a.Problem.Step.QueryLens[0] > 100, "positions": a.Problem.Step.KeyPos != nil,
 			"columnstats": c.ColumnStats, "columnstats/window": c.ColumnStats && a.Problem.Window > 0,
+			"coded": !c.Coding.IsZero(), "levels": c.Coding.Key.Levels, "outliers": c.Coding.Value.Outliers > 0, "rank": c.Coding.Key.Rank > 0,
 		} {
 			if is {
 				kinds[name] = true
 			}
 		}
 	}
-	if len(kinds) != 15 {
+	if len(kinds) != 19 {
 		t.Errorf("200 random cases have only %v", kinds)
 	}
 }
