@@ -3,6 +3,7 @@ package cpu
 import (
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/longctx/longctx/cpu/internal/vec"
 	"github.com/longctx/longctx/kernel"
@@ -24,6 +25,15 @@ func (b *Backend) EncodePages(a *kernel.EncodeArgs) error {
 	}
 	key, value := readKeys(&a.Key, &a.KeyScale, &a.CodedKey, a.Coding.Key), readKeys(&a.Value, &a.ValueScale, &a.CodedValue, a.Coding.Value)
 	size, heads := int(a.Key.Shape[1]), int(a.Key.Shape[2])
+	n := int64(len(a.Src)) * int64(heads)
+	if b.pool.workers > 1 && n > 1 && n*int64(size)*int64(key.n+value.n) >= opShare {
+		t := &encoding{key, value, a.Src, a.Dst, size, heads, make([]bool, n), &b.encoders}
+		b.pool.do(&job{}, t, n)
+		for i := range a.Src {
+			a.Encoded[i] = !slices.Contains(t.encoded[i*heads:][:heads], false)
+		}
+		return nil
+	}
 	e := b.encoders.Get().(*encoder)
 	defer b.encoders.Put(e)
 	for i := range a.Src {
@@ -35,6 +45,23 @@ func (b *Backend) EncodePages(a *kernel.EncodeArgs) error {
 		a.Encoded[i] = ok
 	}
 	return nil
+}
+
+// encoding codes a head of a page an item.
+type encoding struct {
+	key, value  reader
+	src, dst    []int32
+	size, heads int
+	encoded     []bool // [pages·heads]
+	encoders    *sync.Pool
+}
+
+func (t *encoding) item(_ int, i int64) {
+	e := t.encoders.Get().(*encoder)
+	defer t.encoders.Put(e)
+	page, head := i/int64(t.heads), int(i)%t.heads
+	src, dst := int64(t.src[page]), int64(t.dst[page])
+	t.encoded[i] = e.encode(&t.key, src, dst, t.size, head) && e.encode(&t.value, src, dst, t.size, head)
 }
 
 func codedOnHost(pages ...*kernel.CodedPages) error {
@@ -60,6 +87,9 @@ type encoder struct {
 	lo, hi      []float32 // [groups] of the rest
 	count       []float32 // [groups]
 	scale, zero []float32 // [groups] as they are stored
+	row         [kernel.MaxHeadDim]uint8
+	middles     [255]float32 // between levels
+	levels      int
 
 	best []uint64 // candidates for outliers: the measure, above the complement of the index
 
@@ -175,32 +205,73 @@ func (e *encoder) codes(c *codedPages) {
 	if c.Rank > 0 {
 		e.lost = grown(e.lost, e.size*e.dim)
 	}
+	e.setMiddles(levels)
+	row := e.row[:e.dim]
 	for slot := range e.size {
-		codes := c.codes[c.inCodes.at(e.page, int64(slot), int(e.head)):]
-		for d := range e.dim {
-			at, g := slot*e.dim+d, slot*e.next+d/e.width
-			x, scale, zero := e.x[at], e.scale[g], e.zero[g]
-			if e.isTaken(at) {
-				c.Codec.Put(codes, e.dim, d, 0)
-				if c.Rank > 0 {
-					e.lost[at] = 0
+		for i := range e.perRow {
+			scale, zero := e.scale[slot*e.next+i], e.zero[slot*e.next+i]
+			for d := i * e.width; d < (i+1)*e.width; d++ {
+				switch x := e.x[slot*e.dim+d]; {
+				case e.isTaken(slot*e.dim + d):
+					row[d] = 0
+				case levels != nil:
+					row[d] = e.level(x, scale, zero)
+				default:
+					row[d] = c.Codec.Encode(x, scale, zero)
 				}
-				continue
 			}
-			var code uint8
-			if levels != nil {
-				code = kernel.EncodeLevel(levels, x, scale, zero)
-			} else {
-				code = c.Codec.Encode(x, scale, zero)
+		}
+		c.Codec.Pack(c.codes[c.inCodes.at(e.page, int64(slot), int(e.head)):], row)
+		if c.Rank > 0 {
+			e.loss(slot, levels)
+		}
+	}
+}
+
+// setMiddles finds what lies halfway from each level to the next.
+func (e *encoder) setMiddles(levels []float32) {
+	for i := 1; i < len(levels); i++ {
+		e.middles[i-1] = (levels[i-1] + levels[i]) * 0.5
+	}
+	e.levels = len(levels)
+}
+
+// level is kernel.EncodeLevel: many levels by halves, few one by one, without a
+// branch that is hard to foretell.
+func (e *encoder) level(x, scale, zero float32) uint8 {
+	if scale == 0 {
+		return 0
+	}
+	y, code := (x-zero)/scale, 0 // code: how many middles y is above
+	if e.levels <= 16 {
+		for _, m := range e.middles[:e.levels-1] {
+			if y > m {
+				code++
 			}
-			c.Codec.Put(codes, e.dim, d, code)
-			switch {
-			case c.Rank == 0:
-			case levels != nil:
-				e.lost[at] = x - kernel.FMA(levels[code], scale, zero)
-			default:
-				e.lost[at] = x - kernel.Decode(code, scale, zero)
+		}
+	} else {
+		for n := e.levels / 2; n > 0; n /= 2 {
+			if y > e.middles[code+n-1] {
+				code += n
 			}
+		}
+	}
+	if code < e.levels-1 && y == e.middles[code] && code%2 == 1 {
+		code++
+	}
+	return uint8(code)
+}
+
+// loss sets what the codes of a row lose.
+func (e *encoder) loss(slot int, levels []float32) {
+	for d, code := range e.row[:e.dim] {
+		at, g := slot*e.dim+d, slot*e.next+d/e.width
+		value := kernel.Decode(code, e.scale[g], e.zero[g])
+		if levels != nil {
+			value = kernel.FMA(levels[code], e.scale[g], e.zero[g])
+		}
+		if e.lost[at] = e.x[at] - value; e.isTaken(at) {
+			e.lost[at] = 0
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"math"
 
 	"github.com/longctx/longctx/tensor"
@@ -64,6 +65,23 @@ func (c Codec) Put(row []byte, dim, d int, code uint8) {
 	row[at] = row[at]&^(c.MaxCode()<<shift) | code<<shift
 }
 
+// Pack sets a row to the codes of all its features.
+func (c Codec) Pack(row []byte, codes []uint8) {
+	if c == Int8 {
+		copy(row, codes)
+		return
+	}
+	n, bits := c.Multiple(), c.Bits()
+	words := len(codes) / n
+	for w := range words {
+		x := uint32(0)
+		for k := n - 1; k >= 0; k-- {
+			x = x<<bits | uint32(codes[k*words+w])
+		}
+		binary.LittleEndian.PutUint32(row[4*w:], x)
+	}
+}
+
 // place is the byte of a feature and the bit of that byte at which it begins.
 func (c Codec) place(dim, d int) (at int, shift uint) {
 	words := dim / c.Multiple()
@@ -90,7 +108,13 @@ func (c Codec) Encode(x, scale, zero float32) uint8 {
 		return 0
 	}
 	y := (x - zero) / scale
-	return uint8(math.RoundToEven(float64(min(max(y, 0), float32(c.MaxCode())))))
+	if !(y > 0) {
+		return 0
+	}
+	if n := float32(c.MaxCode()); y > n {
+		y = n
+	}
+	return uint8(math.Float32bits(y + 1<<23)) // whose last bit is 1: the sum is rounded to nearest even
 }
 
 // Decode is the value of a code without a table of levels. The product is

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -41,6 +42,11 @@ func TestRowOrder(t *testing.T) {
 				for d, c := range want {
 					if codec.At(row, dim, d) != c {
 						t.Fatalf("%v dim %d: feature %d is %d, want %d", codec, dim, d, codec.At(row, dim, d), c)
+					}
+					if packed := make([]byte, len(row)); d == 0 {
+						if codec.Pack(packed, want); !bytes.Equal(packed, row) {
+							t.Fatalf("%v dim %d: packed %x, put %x", codec, dim, packed, row)
+						}
 					}
 					word := binary.LittleEndian.Uint32(row[4*(d%(words+1)):])
 					if got := word >> (bits * (d / (words + 1))) & (1<<bits - 1); got != uint32(c) {
