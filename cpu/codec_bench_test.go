@@ -22,6 +22,7 @@ var benchCodings = []struct {
 	{"int4+int2", kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int4}, Value: kernel.Quantizer{Codec: kernel.Int2, Group: 64}}},
 	{"int4-levels", kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int4, Levels: true}, Value: kernel.Quantizer{Codec: kernel.Int4, Group: 128, Levels: true}}},
 	{"int4-token", kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int4, Group: 128}, Value: kernel.Quantizer{Codec: kernel.Int4, Group: 128}}},
+	{"int1-token", kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int1, Group: 128, Levels: true, RMS: true}, Value: kernel.Quantizer{Codec: kernel.Int2, Group: 64}}}, // QJL
 	{"int4-outliers", kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int4, Levels: true, Outliers: 82}, Value: kernel.Quantizer{Codec: kernel.Int4, Group: 128, Levels: true, Outliers: 82}}},
 	{"int4-rank", kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int4, Rank: 2}, Value: kernel.Quantizer{Codec: kernel.Int4, Group: 64, Rank: 2}}},
 	{"int2-outliers-rank", kernel.Coding{Key: kernel.Quantizer{Codec: kernel.Int2, Outliers: 82, Rank: 2}, Value: kernel.Quantizer{Codec: kernel.Int2, Group: 64, Outliers: 82, Rank: 2}}},

@@ -161,8 +161,8 @@ func direct(s *kernel.Spec, key, value *reader) (ok [coded + 1]bool) {
 	ok[halves] = vec.Multiplies16() && key.bits != nil && value.bits != nil && key.dim == 1 && value.dim == 1 &&
 		s.HeadDim%32 == 0 && s.ValueDim%16 == 0
 	k, v := &key.coded, &value.coded
-	ok[coded] = k.direct() && k.Group == 0 && v.direct() && v.Group > 0 &&
-		vec.MultipliesCodes(k.Codec, s.HeadDim, 0, k.Levels) && vec.MultipliesCodes(v.Codec, s.ValueDim, v.Group, v.Levels)
+	ok[coded] = k.direct() && (k.Group == 0 || k.Codec != kernel.Int8) && v.direct() && v.Group > 0 &&
+		vec.MultipliesCodes(k.Codec, s.HeadDim, k.Group, k.Levels) && vec.MultipliesCodes(v.Codec, s.ValueDim, v.Group, v.Levels)
 	return ok
 }
 

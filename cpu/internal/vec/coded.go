@@ -40,18 +40,35 @@ func MultipliesCodes(codec kernel.Codec, dim, group int, levels bool) bool {
 
 // ChannelProduct sets C[r,j] to the sum over the features d, ascending, of
 // fma(A[r,d], x[j,d], ·), where x are n rows of codes whose features have
-// scales. A.Col is 1.
+// scales, or groups of their features. A.Col is 1.
 func ChannelProduct(c, a Matrix, x *Codes, rows, n, dim int, w *CodeScratch) {
 	if rows <= 0 || n <= 0 {
 		return
 	}
 	_, _ = c.X[(rows-1)*c.Row+n-1], a.X[(rows-1)*a.Row+dim-1]
+	if x.Group > 0 {
+		groupProduct(c, a, x, rows, n, dim, w)
+		return
+	}
 	_, _, _ = x.X[(n-1)*x.Row+x.Codec.RowBytes(dim)-1], x.Scale[dim-1], x.Zero[dim-1]
 	if channelProduct(&c, &a, x, rows, n, dim, w) {
 		return
 	}
 	columns := make([]float32, dim*n)
 	Channels(columns, n, true, x.X, x.Codec, x.Row, n, dim, x.Scale, x.Zero, x.Levels)
+	MulAdd(kernel.Exact, c, a, Matrix{X: columns, Row: n}, rows, dim, n, Zero, nil)
+}
+
+// groupProduct is ChannelProduct with a Group.
+func groupProduct(c, a Matrix, x *Codes, rows, n, dim int, w *CodeScratch) {
+	groups := dim / x.Group
+	_, _, _ = x.X[(n-1)*x.Row+x.Codec.RowBytes(dim)-1], x.Scale[(n-1)*x.ScaleRow+groups-1], x.Zero[(n-1)*x.ZeroRow+groups-1]
+	if channelGroups(&c, &a, x, rows, n, dim, w) {
+		return
+	}
+	keys, columns := make([]float32, n*dim), make([]float32, dim*n)
+	Tokens(keys, dim, x.X, x.Codec, x.Row, n, dim, x.Group, x.Scale, x.ScaleRow, x.Zero, x.ZeroRow, x.Levels)
+	ColumnsF32(columns, n, keys, dim, n, dim, 0)
 	MulAdd(kernel.Exact, c, a, Matrix{X: columns, Row: n}, rows, dim, n, Zero, nil)
 }
 

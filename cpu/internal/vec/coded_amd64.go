@@ -48,6 +48,32 @@ func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bo
 	return true
 }
 
+// channelGroups is channelProduct for keys whose groups of features have scales.
+func channelGroups(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool {
+	if n%16 != 0 || n > Stride || x.Codec == kernel.Int8 || !multipliesCodes(x.Codec, dim, x.Group, x.Levels != nil) {
+		return false
+	}
+	groups, words, bits := dim/x.Group, codeWords(x.Codec, dim), x.Codec.Bits()
+	next, later := wanted(x.X, x.Next, n*words*4), wanted(x.X, x.Later, n*words*4)
+	turnWordsAVX512(&w.words[0], n, p(x.X), x.Row, n, words, p(next), p(later))
+	widenGroups(w.scale[:], x.Scale, x.ScaleRow, n, groups, x.AheadScale)
+	widenGroups(w.zero[:], x.Zero, x.ZeroRow, n, groups, x.AheadZero)
+	scale, zero := w.table[:groups*n], w.table[Stride*maxGroups:][:groups*n]
+	ColumnsF32(scale, n, w.scale[:], groups, n, groups, 0)
+	ColumnsF32(zero, n, w.zero[:], groups, n, groups, 0)
+	for r := range rows {
+		clear(c.X[r*c.Row:][:n])
+	}
+	levels, step := repeated(x.Codec, x.Levels, &w.levels), n*bits/8
+	for d := 0; d < dim; {
+		run := min(words-d%words, x.Group-d%x.Group)
+		at := d / x.Group * n
+		channelRunAVX512(&c.X[0], c.Row, &a.X[d], a.Row, &w.words[d%words*n], n, levels, d/words*bits, &scale[at], &zero[at], rows, run, n, &next[d*step], step)
+		d += run
+	}
+	return true
+}
+
 func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool {
 	if n > Stride || !multipliesCodes(x.Codec, dim, x.Group, x.Levels != nil) {
 		return false

@@ -151,6 +151,9 @@ func channelProductFewAVX512(c *float32, crow int, a *float32, arow int, t *uint
 func channelProductInt8AVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, scale *float32, zero *float32, rows int, words int, keys int, next *uint8)
 
 //go:noescape
+func channelRunAVX512(c *float32, crow int, a *float32, arow int, t *uint32, trow int, levels *float32, shift int, scale *float32, zero *float32, rows int, words int, keys int, next *uint8, nextstep int)
+
+//go:noescape
 func tokenProductFew16AVX512(c *float32, crow int, cstep int, a *float32, arow int, codes *uint8, stride int, table *float32, tablerow int, offset *int, shift *uint32, lanes *uint32, rows int, n int, next *uint8, nextstep int)
 
 //go:noescape

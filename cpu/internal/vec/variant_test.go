@@ -43,6 +43,7 @@ var leaves = []leaf{
 	{"Tokens", setTokens},
 	{"ChannelProduct", setChannelProduct},
 	{"TokenProduct", setTokenProduct},
+	{"GroupProduct", setGroupProduct},
 	{"Narrow16", setNarrow16},
 	{"SoftCap", setSoftCap},
 	{"AddProduct", setAddProduct},
@@ -394,6 +395,22 @@ func setTokenProduct(m *memory) func() {
 	m.aheads(x)
 	a, c := m.matrix(rows, n, v), m.matrix(rows, dim, v)
 	return func() { TokenProduct(c, a, x, rows, n, dim, &codeScratch) }
+}
+
+func setGroupProduct(m *memory) func() {
+	r, v := m.r, anyValues(m.r)
+	rows, n, group := upTo(r, 16), upTo(r, Stride), 16<<r.IntN(4)
+	dim := group * (1 + r.IntN(kernel.MaxHeadDim/group))
+	if r.IntN(2) == 0 {
+		dim = min(kernel.MaxHeadDim, max(group, 128)<<r.IntN(3))
+	}
+	codec, stride, codes := m.codes(n, dim)
+	groups := dim / group
+	x := &Codes{Codec: codec, X: codes, Row: stride, Levels: m.levels(codec), Group: group, ScaleRow: groups + r.IntN(2)*r.IntN(9), ZeroRow: groups + r.IntN(2)*r.IntN(9)}
+	x.Scale, x.Zero = m.halves((n-1)*x.ScaleRow+groups, v, tensor.F16), m.halves((n-1)*x.ZeroRow+groups, v, tensor.F16)
+	m.aheads(x)
+	a, c := m.matrix(rows, dim, v), m.matrix(rows, n, v)
+	return func() { ChannelProduct(c, a, x, rows, n, dim, &codeScratch) }
 }
 
 var codeScratch CodeScratch

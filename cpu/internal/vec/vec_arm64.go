@@ -449,4 +449,6 @@ func multipliesCodes(codec kernel.Codec, dim, group int, levels bool) bool { ret
 
 func channelProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }
 
+func channelGroups(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }
+
 func tokenProduct(c, a *Matrix, x *Codes, rows, n, dim int, w *CodeScratch) bool { return false }

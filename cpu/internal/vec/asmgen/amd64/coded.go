@@ -19,6 +19,7 @@ func (g *gen) codedProducts() {
 	g.codeTables()
 	g.channelProduct(true)
 	g.channelProduct(false)
+	g.channelRun()
 	for _, words := range []int{16, 8, 4} {
 		g.tokenProduct(words)
 	}
