@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"kvcache":            {"kernel", "tensor", "internal/xmath", "kvcache/page"},
 	"kvcache/prefix":     {"kvcache", "kernel", "tensor"},
 	"kvcache/policy":     {"kernel", "kvcache", "tensor", "internal/xmath"},
+	"kvcache/codec":      {"kernel", "kvcache", "tensor"},
 	"kernel/kerneltest":  {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
 	"cpu":                {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
 	"cpu/internal/vec":   {"kernel", "tensor", "golang.org/x/sys/cpu"},
