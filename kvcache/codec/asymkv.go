@@ -9,7 +9,8 @@ import (
 // Asymmetric Quantization Configurations", https://arxiv.org/abs/2410.13212
 //
 // Keys tell more than values: the first layers hold keys, and fewer of them
-// values, in 2 bits; the rest in 1.
+// values, in 2 bits; the rest in 1. Limits: a large entry spoils a group of 1 bit,
+// which has only its least and its largest value.
 type AsymKV struct{ KeyLayers, ValueLayers int } // layers of 2 bits, from the first
 
 // Apply gives each layer its coding.

@@ -16,8 +16,8 @@ func config() kvcache.Config {
 	return kvcache.Config{Layers: 4, Pages: 16, PageSize: 16, KVHeads: 2, HeadDim: 64, ValueDim: 64, DType: tensor.F32, CodedPages: 8}
 }
 
-// levels are the tables of a Config whose codings have them.
-func levels(t *testing.T, c *kvcache.Config) {
+// nuqLevels are the tables of a Config whose codings have them.
+func nuqLevels(t *testing.T, c *kvcache.Config) {
 	t.Helper()
 	if !c.Coding.Key.Levels {
 		return
@@ -43,7 +43,7 @@ func TestEveryCodecMakesACache(t *testing.T) {
 	for _, e := range Codecs() {
 		c := config()
 		e.Apply(&c)
-		levels(t, &c)
+		nuqLevels(t, &c)
 		n, err := kvcache.Bytes(c)
 		if err != nil {
 			t.Errorf("%s: %v", e.Name, err)
