@@ -31,6 +31,7 @@ func Codecs() []Entry {
 		{"kivi4", kiviPaper, "", coded(kernel.Int4, kiviResidual)},
 		{"kivi2", kiviPaper, "", coded(kernel.Int2, kiviResidual)},
 		{"kvquant", "https://arxiv.org/abs/2401.18079", "Levels, see NUQ; keys that are not rotated", KVQuant},
+		{"hadamard", "https://arxiv.org/abs/2404.00456", "queries, keys, values and output through Hadamard", QuaRot},
 		{"gear", "https://arxiv.org/abs/2403.05527", "", func(c *kvcache.Config) {
 			coded(kernel.Int4, kiviResidual)(c)
 			GEAR{Rank: 4, Outliers: 0.02}.Apply(c)
