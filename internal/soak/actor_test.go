@@ -462,8 +462,13 @@ func (a *actor) reserve() string {
 	if a.w.together || len(s.tokens)+n > maxTokens || a.in.below(2) == 0 {
 		return what
 	}
-	slots, err := a.w.cache.Extend([]kvcache.ID{id}, []int{n}, nil) // there is room: nobody else had a turn
+	other := a.w.cache.NewSequence() // takes all that is not reserved
+	now := a.w.cache.Stats()
+	_, err := a.w.cache.Extend([]kvcache.ID{other}, []int{(now.Free - now.Reserved) * a.w.config.PageSize}, nil)
+	must("Extend by all that is not reserved", err)
+	slots, err := a.w.cache.Extend([]kvcache.ID{id}, []int{n}, nil)
 	must("Extend of what was reserved", err)
+	must("Free", a.w.cache.Free(other))
 	first := len(s.tokens)
 	for range n {
 		s.push(int32(a.in.below(2)))
