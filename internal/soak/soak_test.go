@@ -47,6 +47,7 @@ func newRandom(seed, stream uint64) random { return random{rand.New(rand.NewPCG(
 func episode(ctx context.Context, in source, dir string, steps int, total *counts, now *int) (err error) {
 	var w *world
 	defer func() { err = w.judge(recover()) }()
+	defer os.RemoveAll(dir) // an hour has ten thousand of them
 	w = newWorld(in, dir, 3, false)
 	for i := 0; i < steps && ctx.Err() == nil; i++ {
 		*now = i
@@ -70,6 +71,7 @@ func episode(ctx context.Context, in source, dir string, steps int, total *count
 func together(ctx context.Context, seed uint64, dir string, steps int, total *counts) (err error) {
 	var w *world
 	defer func() { err = w.judge(recover()) }()
+	defer os.RemoveAll(dir)
 	in := newRandom(seed, 2)
 	w = newWorld(in, dir, 4, true)
 	for i, a := range w.actors {
