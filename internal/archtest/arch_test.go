@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"recurrence":         {"kernel", "tensor"},
 	"rope":               {"kernel", "tensor", "internal/xmath"},
 	"kvcache":            {"kernel", "tensor", "internal/xmath", "kvcache/page"},
-	"kvcache/prefix":     {"kvcache", "kernel", "tensor"},
+	"kvcache/prefix":     {"kvcache", "kvcache/page", "kernel", "tensor"},
 	"kvcache/policy":     {"kernel", "kvcache", "tensor", "internal/xmath"},
 	"kernel/kerneltest":  {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},
 	"cpu":                {"kernel", "tensor", "cpu/internal/vec", "cpu/internal/vec/bf16", "golang.org/x/sys/unix"},
