@@ -140,6 +140,9 @@ func (a *actor) begin() string {
 		ids[i] = int32(a.in.below(12) / 11)
 	}
 	p := promptOf(s.scope, ids)
+	if a.w.levels != nil && a.in.below(2) == 0 {
+		return a.beginBelow(s, p)
+	}
 	l, err := a.w.index.Match(p)
 	must("Match", err)
 	id, err := l.Start()
@@ -159,6 +162,26 @@ func (a *actor) begin() string {
 	}
 	a.compute(id, s, ids[len(s.tokens):])
 	return what
+}
+
+// beginBelow begins with what the index has, or had.
+func (a *actor) beginBelow(s *sequence, p *prefix.Prompt) string {
+	ctx, cancel := a.context()
+	defer cancel()
+	id, found, err := a.w.levels.Start(ctx, a.w.index, p)
+	if id == 0 {
+		fail("Levels.Start: %w", err)
+	}
+	if !a.w.faults || !errors.Is(err, errInjected) {
+		must("Levels.Start", expected(err, a.w.faults, ctx.Err() != nil))
+	}
+	for _, t := range p.Tokens[:found] {
+		s.push(t)
+	}
+	a.add(id, s)
+	a.w.counts.add(func(c *counts) { c.hits += found / a.w.config.PageSize })
+	a.compute(id, s, p.Tokens[found:])
+	return fmt.Sprintf("begin %d with %d of %d tokens, of the index and below it", id, found, len(p.Tokens))
 }
 
 // compute extends a sequence by tokens, with room made in the index. It reports

@@ -144,12 +144,13 @@ func (c *counts) into(total *counts) {
 	total.steps, total.sequences, total.refused, total.swaps = total.steps+c.steps, total.sequences+c.sequences, total.refused+c.refused, total.swaps+c.swaps
 	total.imports, total.hits, total.policy = total.imports+c.imports, total.hits+c.hits, total.policy+c.policy
 	total.evicted, total.faults, total.cancelled = total.evicted+c.evicted, total.faults+c.faults, total.cancelled+c.cancelled
+	total.lowered += c.lowered
 	total.restarts, total.attended, total.pages = total.restarts+c.restarts, total.attended+c.attended, max(total.pages, c.pages)
 }
 
 func (c *counts) String() string {
-	return fmt.Sprintf("%d steps, %d sequences, %d pages at most, %d evicted, %d found, %d imported, %d swaps, %d plans, %d refused, %d faults, %d cancelled, %d restarts, %d attended",
-		c.steps, c.sequences, c.pages, c.evicted, c.hits, c.imports, c.swaps, c.policy, c.refused, c.faults, c.cancelled, c.restarts, c.attended)
+	return fmt.Sprintf("%d steps, %d sequences, %d pages at most, %d evicted, %d of them to the levels, %d found, %d imported, %d swaps, %d plans, %d refused, %d faults, %d cancelled, %d restarts, %d attended",
+		c.steps, c.sequences, c.pages, c.evicted, c.lowered, c.hits, c.imports, c.swaps, c.policy, c.refused, c.faults, c.cancelled, c.restarts, c.attended)
 }
 
 // handles is the number of open files, or 0 where that is not known.
@@ -227,7 +228,7 @@ func TestSoak(t *testing.T) {
 // meant sees that a run met enough of everything.
 func (c *counts) meant(t *testing.T) {
 	for what, n := range map[string]int{"sequences": c.sequences, "pages found": c.hits, "pages imported": c.imports, "swaps": c.swaps, "plans": c.policy,
-		"refusals": c.refused, "evictions": int(c.evicted), "faults": int(c.faults), "cancels": int(c.cancelled), "restarts": int(c.restarts), "attention": int(c.attended)} {
+		"refusals": c.refused, "evictions": int(c.evicted), "pages evicted to the levels": int(c.lowered), "faults": int(c.faults), "cancels": int(c.cancelled), "restarts": int(c.restarts), "attention": int(c.attended)} {
 		if n < 5 {
 			t.Errorf("%d %s: too few to mean anything", n, what)
 		}

@@ -46,6 +46,7 @@ type world struct {
 	backend *backend
 	cache   *kvcache.Cache
 	index   prefix.Index
+	levels  *prefix.Levels // below the index, at times; nil: none
 	space   *kvcache.SwapSpace
 	attend  *attention.Attention
 
@@ -69,7 +70,7 @@ type world struct {
 type counts struct {
 	mu                                                      sync.Mutex
 	steps, sequences, refused, swaps, imports, hits, policy int
-	evicted, faults, cancelled, restarts, attended          int64
+	evicted, faults, cancelled, restarts, attended, lowered int64
 	pages                                                   int // most used at once
 }
 
@@ -132,8 +133,16 @@ func newWorld(in source, dir string, actors int, together bool) *world {
 
 func (w *world) newIndex(in source) {
 	o := prefix.Options{Order: prefix.Order(in.below(4))}
+	kind := in.below(4)
+	if in.below(3) > 0 {
+		w.levels = &prefix.Levels{Cache: w.cache, Space: w.space, Store: below{w}, Model: "levels", Timeout: 20 * time.Millisecond, Failed: w.lost}
+		o.Evicted = w.levels.Evicted
+		if kind == 3 {
+			kind = 2 // pages of one hash would be taken for another
+		}
+	}
 	var err error
-	switch in.below(4) {
+	switch kind {
 	case 0, 1:
 		w.index, err = prefix.NewRadix(w.cache, o)
 	case 2:
@@ -143,6 +152,39 @@ func (w *world) newIndex(in source) {
 		w.index, err = prefix.NewChain(w.cache, o)
 	}
 	must("a new index", err)
+}
+
+// below is the Manager of a world, which may be opened again.
+type below struct{ w *world }
+
+func (b below) Put(ctx context.Context, k page.Key, blob []byte) error {
+	b.w.keep(k, blob)
+	err := b.w.manager.Put(ctx, k, blob)
+	must("Put of what was evicted", expected(err, b.w.faults, ctx.Err() != nil))
+	if err == nil {
+		b.w.counts.add(func(c *counts) { c.lowered++ })
+	}
+	return err
+}
+
+func (b below) Prefix(ctx context.Context, keys []page.Key, parallel int) ([][]byte, error) {
+	blobs, err := b.w.manager.Prefix(ctx, keys, parallel)
+	for i, blob := range blobs {
+		if !b.w.known(keys[i], blob) {
+			fail("the page of %v is none that was put", keys[i])
+		}
+	}
+	return blobs, err
+}
+
+// lost sees that an evicted page was lost for a reason that can be.
+func (w *world) lost(_ prefix.Evicted, err error) {
+	var swap *kvcache.OutOfSwapError
+	switch {
+	case errors.As(err, &swap), w.faults && errors.Is(err, errInjected), errors.Is(err, context.DeadlineExceeded):
+	default:
+		must("an evicted page", expected(err, w.faults, true))
+	}
 }
 
 // open starts the levels, with what the disk and the remote store have.
