@@ -14,7 +14,7 @@ var errInjected = errors.New("injected fault")
 // backend is the CPU, of which calls fail when a fault is armed.
 type backend struct {
 	*cpu.Backend
-	copies, gathers, encodes, appends, grows, swaps fuse
+	allocs, copies, gathers, encodes, appends, grows, swaps fuse
 
 	during   atomic.Pointer[func()] // called once, in the midst of a swap
 	injected atomic.Int64
@@ -45,10 +45,24 @@ func (b *backend) blown(f *fuse) bool {
 
 // disarm ends faults that were not met.
 func (b *backend) disarm() {
-	for _, f := range []*fuse{&b.copies, &b.gathers, &b.encodes, &b.appends, &b.grows, &b.swaps} {
+	for _, f := range []*fuse{&b.allocs, &b.copies, &b.gathers, &b.encodes, &b.appends, &b.grows, &b.swaps} {
 		f.Store(0)
 	}
 	b.during.Store(nil)
+}
+
+func (b *backend) Alloc(bytes int64) (tensor.Buffer, error) {
+	if b.blown(&b.allocs) {
+		return nil, &kernel.OutOfMemoryError{Backend: "injected", Bytes: bytes}
+	}
+	return b.Backend.Alloc(bytes)
+}
+
+func (b *backend) Reserve(most int64) (tensor.Buffer, error) {
+	if b.blown(&b.allocs) {
+		return nil, &kernel.OutOfMemoryError{Backend: "injected", Bytes: most}
+	}
+	return b.Backend.Reserve(most)
 }
 
 // CopyPages fails after its work, GatherRows and EncodePages too: what was written
