@@ -115,7 +115,7 @@ func (a *actor) refused(what string, ctx context.Context, err error, before snap
 		rows   *kvcache.CodedRowsError
 		memory *kernel.OutOfMemoryError
 	)
-	coded := a.w.config.Codec != kernel.NoCodec
+	coded := a.w.format.coded()
 	switch {
 	case errors.As(err, &pages), errors.As(err, &swap), coded && (errors.As(err, &cut) || errors.As(err, &rows)):
 		a.w.counts.add(func(c *counts) { c.refused++ })
@@ -256,7 +256,7 @@ func (a *actor) extend() string {
 		slots, err = prefix.Extend(a.w.cache, a.w.index, ids, counts, nil)
 		before = a.w.snapshot() // what was evicted stays so
 	}
-	if err != nil && a.w.config.Codec != kernel.NoCodec {
+	if err != nil && a.w.format.coded() {
 		before = a.w.snapshot() // what was coded stays so
 	}
 	if a.refused(what, nil, err, before) {
@@ -440,7 +440,7 @@ func (a *actor) rewrite() string {
 	before := a.w.snapshot()
 	slots, err := a.w.cache.Rewrite(id, keys, nil)
 	var value *kvcache.ValueError
-	if a.w.config.Codec != kernel.NoCodec && errors.As(err, &value) {
+	if a.w.format.coded() && errors.As(err, &value) {
 		a.w.unchanged(what, before)
 		return what + " refused: coded"
 	}
@@ -533,45 +533,6 @@ func (a *actor) insert() string {
 	n, err := a.w.index.Insert(p, id)
 	must("Insert", err)
 	return fmt.Sprintf("Insert %d pages of %d", n, id)
-}
-
-// compose puts a passage of one sequence after one of another, at any place.
-func (a *actor) compose() string {
-	if len(a.live)+len(a.away) >= maxLive || len(a.live) == 0 {
-		return "no Compose"
-	}
-	size := a.w.config.PageSize
-	next := &sequence{}
-	var parts []prefix.Placed
-	for range 2 {
-		id, s := a.pick()
-		pages := len(s.tokens) / size
-		from := a.in.below(pages + 1)
-		to := from + a.in.below(pages-from+1)
-		m, err := prefix.NewModule(a.w.cache, id, from*size, to*size)
-		if value := (*prefix.ValueError)(nil); errors.As(err, &value) {
-			continue // its positions do not follow one another
-		}
-		must("NewModule", err)
-		a.modules = append(a.modules, m)
-		at := next.next + int32(a.in.below(5))
-		parts = append(parts, prefix.Placed{Module: m, At: at})
-		for i, t := range s.tokens[from*size : to*size] {
-			t.position = at + int32(i)
-			next.tokens, next.next = append(next.tokens, t), t.position+1
-		}
-	}
-	id, err := prefix.Compose(a.w.cache, nil, nil, parts)
-	for len(a.modules) > 2 || len(a.modules) > 0 && a.in.below(2) == 0 {
-		must("Release of a module", a.w.cache.Release(a.modules[0].Pages...))
-		a.modules = a.modules[1:]
-	}
-	if twice := (*kvcache.PageError)(nil); errors.As(err, &twice) {
-		return "Compose refused: a page comes twice"
-	}
-	must("Compose", err)
-	a.add(id, next)
-	return fmt.Sprintf("Compose is %d of %d tokens", id, len(next.tokens))
 }
 
 func (a *actor) release() string {

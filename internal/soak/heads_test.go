@@ -51,8 +51,7 @@ func newHeadActor(w *world, in source) *headActor {
 	must("NewHeads", err)
 	a.space, err = a.cache.NewSwapSpace(4+in.below(c.Pages), in.below(c.CodedPages+1))
 	must("NewSwapSpace of heads", err)
-	a.attend, err = attention.New(w.backend, attention.Config{Heads: 2, KVHeads: 1, HeadDim: dim, KVDType: c.DType, DType: tensor.F32,
-		PageSize: c.PageSize, Codec: c.Codec, ValueGroup: c.ValueGroup, Mask: attention.Causal()})
+	a.attend, err = attention.New(w.backend, w.format.attention(&c, 2, 1, attention.Causal()))
 	must("attention.New of heads", err)
 	return a
 }
@@ -81,7 +80,7 @@ func (a *headActor) refused(what string, ctx context.Context, err error) bool {
 	if err == nil {
 		return false
 	}
-	shared := &actor{w: &world{together: true, faults: a.w.faults, config: a.w.config}, in: a.in}
+	shared := &actor{w: &world{together: true, faults: a.w.faults, config: a.w.config, format: a.w.format}, in: a.in}
 	shared.refused(what, ctx, err, snapshot{})
 	a.w.counts.add(func(c *counts) { c.refused++ })
 	return true
@@ -206,7 +205,7 @@ func (a *headActor) plan() string {
 	sizes := policy.Sizes{Layers: c.Layers, KVHeads: c.KVHeads, HeadDim: dim, Keys: keys, PageSize: c.PageSize}
 	p, err := e.Planner(sizes)
 	must("Planner of "+e.Name, err)
-	if p, ok := p.(*policy.Policy); ok && c.Codec != kernel.NoCodec && a.in.below(4) > 0 {
+	if p, ok := p.(*policy.Policy); ok && a.w.format.coded() && a.in.below(4) > 0 {
 		p.Block = c.PageSize
 	}
 	what := fmt.Sprintf("%s(%d, %d keys)", e.Name, id, keys)

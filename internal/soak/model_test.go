@@ -9,21 +9,6 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-// format is a way to keep rows. tolerance is the most by which a coded row may
-// differ from what was stored, for elements of −2 to 2.
-type format struct {
-	codec     kernel.Codec
-	tolerance float64
-}
-
-// formats are all codecs that a cache can have: half a step of a group that spans
-// all values, and the rounding of its scale and zero to F16.
-var formats = []format{
-	{kernel.NoCodec, 0},
-	{kernel.Int8, 2.0/255 + 0.006},
-	{kernel.Int4, 2.0/15 + 0.006},
-}
-
 const dim = 8 // of keys and of values
 
 // token is what the model knows of a key: its rows are a function of all that the

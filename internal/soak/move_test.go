@@ -166,3 +166,42 @@ func (a *actor) bringBack() string {
 	a.live = append(a.live, id)
 	return what
 }
+
+// compose puts a passage of one sequence after one of another, at any place.
+func (a *actor) compose() string {
+	if len(a.live)+len(a.away) >= maxLive || len(a.live) == 0 {
+		return "no Compose"
+	}
+	size := a.w.config.PageSize
+	next := &sequence{}
+	var parts []prefix.Placed
+	for range 2 {
+		id, s := a.pick()
+		pages := len(s.tokens) / size
+		from := a.in.below(pages + 1)
+		to := from + a.in.below(pages-from+1)
+		m, err := prefix.NewModule(a.w.cache, id, from*size, to*size)
+		if value := (*prefix.ValueError)(nil); errors.As(err, &value) {
+			continue // its positions do not follow one another
+		}
+		must("NewModule", err)
+		a.modules = append(a.modules, m)
+		at := next.next + int32(a.in.below(5))
+		parts = append(parts, prefix.Placed{Module: m, At: at})
+		for i, t := range s.tokens[from*size : to*size] {
+			t.position = at + int32(i)
+			next.tokens, next.next = append(next.tokens, t), t.position+1
+		}
+	}
+	id, err := prefix.Compose(a.w.cache, nil, nil, parts)
+	for len(a.modules) > 2 || len(a.modules) > 0 && a.in.below(2) == 0 {
+		must("Release of a module", a.w.cache.Release(a.modules[0].Pages...))
+		a.modules = a.modules[1:]
+	}
+	if twice := (*kvcache.PageError)(nil); errors.As(err, &twice) {
+		return "Compose refused: a page comes twice"
+	}
+	must("Compose", err)
+	a.add(id, next)
+	return fmt.Sprintf("Compose is %d of %d tokens", id, len(next.tokens))
+}

@@ -98,10 +98,7 @@ func newWorld(in source, dir string, actors int, together bool) *world {
 	if in.below(5) == 0 {
 		w.config.DType = tensor.F8E4M3 + tensor.DType(in.below(2))
 	}
-	if w.format.codec != kernel.NoCodec {
-		w.config.Codec, w.config.CodedPages, w.config.ValueGroup = w.format.codec, 1+in.below(100), 4<<in.below(2)
-		w.config.Residual = w.config.PageSize * in.below(3)
-	}
+	w.format.ofCache(&w.config, in)
 	if in.below(2) == 0 {
 		w.config.MaxPages = 2 * w.config.Pages
 	}
@@ -122,12 +119,10 @@ func newWorld(in source, dir string, actors int, together bool) *world {
 	w.space, err = w.cache.NewSwapSpace(8+in.below(w.config.Pages), in.below(w.config.CodedPages+1))
 	must("NewSwapSpace", err)
 	w.newIndex(in)
-	attend := attention.Config{Heads: 2 * w.config.KVHeads, KVHeads: w.config.KVHeads, HeadDim: dim, KVDType: w.config.DType,
-		DType: tensor.F32, PageSize: w.config.PageSize, Codec: w.config.Codec, ValueGroup: w.config.ValueGroup, Mask: attention.Causal()}
-	w.attend, err = attention.New(w.backend, attend)
+	heads := w.config.KVHeads
+	w.attend, err = attention.New(w.backend, w.format.attention(&w.config, 2*heads, heads, attention.Causal()))
 	must("attention.New", err)
-	attend.Mask = attention.Bidirectional()
-	w.shared, err = attention.New(w.backend, attend)
+	w.shared, err = attention.New(w.backend, w.format.attention(&w.config, 2*heads, heads, attention.Bidirectional()))
 	must("attention.New", err)
 	layout := page.Layout{Layers: w.config.Layers, PageSize: w.config.PageSize, KVHeads: w.config.KVHeads, HeadDim: dim, ValueDim: dim, DType: w.config.DType}
 	w.pageBytes, err = (&page.Header{Layout: layout, Tokens: 1}).Bytes()
