@@ -12,13 +12,14 @@ import (
 type statsArgs struct {
 	lse, out scalars
 	square   bool
+	maximum  bool
 	window   int // 0: all queries
 }
 
 // statsScratch is what ColumnStats needs beyond forward.
 type statsScratch struct {
 	blk  block     // the block at work, without the tokens before the window
-	sums []float32 // [tile] of one query head
+	sums []float32 // [tile] of one query head; with Maximum the largest
 	zero []float32 // [tile]
 	row  []float32 // [tile]
 }
@@ -48,7 +49,7 @@ func (a *attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
 	}
 	a.args.query, a.args.key = read(&args.Query), readKeys(&args.Key, &args.KeyScale, &args.CodedKey, a.spec.Coding.Key)
 	a.args.direct = [coded + 1]bool{} // tiles are decoded once for many rows
-	a.stats = statsArgs{readScalars(&args.LSE), readScalars(&args.Out), args.Power == 2, args.Window}
+	a.stats = statsArgs{readScalars(&args.LSE), readScalars(&args.Out), args.Power == 2, args.Maximum, args.Window}
 	a.score.set(&a.spec, &args.ScoreArgs)
 	for _, sc := range a.scratch {
 		sc.blk = nil
@@ -123,6 +124,21 @@ func (sc *scratch) addColumnStats(a *attention) {
 			copy(s, c.row)
 		}
 	}
+	if a.stats.maximum {
+		for r := range sc.rows {
+			largest(c.sums, sc.s[r*vec.Stride:][:tile])
+		}
+		return
+	}
 	vec.MulAdd(a.spec.Policy, vec.Matrix{X: c.sums}, vec.Matrix{X: ones[:], Col: 1}, vec.Matrix{X: sc.s, Row: vec.Stride},
 		1, sc.rows, vec.Stride, vec.Keep, nil)
+}
+
+// largest raises each element of most to that of x; a NaN stays.
+func largest(most, x []float32) {
+	for j, w := range x {
+		if w > most[j] || w != w {
+			most[j] = w
+		}
+	}
 }

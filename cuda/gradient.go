@@ -123,6 +123,9 @@ func (a *attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
 	if !a.spec.ColumnStats {
 		return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{"ColumnStats of a kernel without Spec.ColumnStats"}}
 	}
+	if args != nil && args.Maximum {
+		return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{"ColumnStats with Maximum"}}
+	}
 	if err := a.begin(); err != nil {
 		return err
 	}

@@ -122,7 +122,8 @@
 //  15. ColumnStats: w = E(t − LSE·Log2E), with Power 2 then w·w. Of a key and
 //     query head it is the chain of adds over the query tokens that see the
 //     key and lie in the Window, ascending, from +0. A query of LSE −Inf adds
-//     nothing.
+//     nothing. With Maximum it is the largest of them and +0 in place of the
+//     sum, NaN if one is NaN.
 //  16. PageBounds are min x + 0 and max x + 0 of values x as rule 2 widens them
 //     (−0 becomes +0), NaN if one is. Storing them in the type of an F16 or
 //     BF16 page is exact.

@@ -19,7 +19,9 @@ import (
 // H2O (Zhang et al., https://arxiv.org/abs/2306.14048) keeps keys by; those of
 // the last few queries, SnapKV (Li et al., https://arxiv.org/abs/2404.14469);
 // those of the last one, TOVA (Oren et al., https://arxiv.org/abs/2401.06104);
-// sums of squares, KV-Compress (Rehg, https://arxiv.org/abs/2410.00161).
+// sums of squares, KV-Compress (Rehg, https://arxiv.org/abs/2410.00161). With
+// Maximum it is the largest weight instead of the sum, as KVzip has it (Kim et
+// al., https://arxiv.org/abs/2505.23416).
 type ColumnStatsArgs struct {
 	Query tensor.View // as in Args
 	Key   tensor.View
@@ -29,9 +31,10 @@ type ColumnStatsArgs struct {
 	CodedKey CodedPages
 	ScoreArgs
 
-	Power  int         // of a weight: 1 or 2
-	Window int         // only the last Window query tokens of each sequence; 0: all
-	Out    tensor.View // [Σ SeqLens, Heads] F32; row of a key: keys before its sequence + index
+	Power   int         // of a weight: 1 or 2
+	Window  int         // only the last Window query tokens of each sequence; 0: all
+	Maximum bool        // over the queries, in place of the sum
+	Out     tensor.View // [Σ SeqLens, Heads] F32; row of a key: keys before its sequence + index
 }
 
 // PageBoundsArgs asks for the least and the largest value of each feature over

@@ -77,6 +77,37 @@ func TestSharedPageIsCodedOnce(t *testing.T) {
 	}
 }
 
+// TestPageAndItsCodedOne: a sequence that was started from a page and the coded one
+// that was made of it keeps both, and so does its fork.
+func TestPageAndItsCodedOne(t *testing.T) {
+	m := fixed(t, smallCoded(kernel.Int8))
+	a := m.start(12)
+	pages, err := m.cache.Hold(a, 0, 4, nil)
+	m.ok("Hold", err)
+	m.advance(a, 1) // codes it in the table of a
+	if pages, err = m.cache.Hold(a, 0, 4, pages); err != nil || !pages[1].Coded() || pages[0].Coded() {
+		t.Fatal(pages, err)
+	}
+	slices.Reverse(pages)
+	b, err := m.cache.Start(pages, nil)
+	m.ok("Start", err)
+	c, err := m.cache.Fork(b)
+	m.ok("Fork", err)
+	for _, id := range []kvcache.ID{b, c} {
+		for range 2 {
+			_, err := m.cache.Extend([]kvcache.ID{id}, []int{8}, nil)
+			m.ok("Extend", err)
+			m.ok("CheckIntegrity", m.cache.CheckIntegrity())
+		}
+		if p := m.lower(id).Pages; !slices.Equal(p.Coded[:2], []bool{true, false}) {
+			t.Errorf("pages are coded: %v", p.Coded)
+		}
+		m.ok("Free", m.cache.Free(id))
+	}
+	m.ok("Release", m.cache.Release(pages...))
+	m.ok("CheckIntegrity", m.cache.CheckIntegrity())
+}
+
 // TestTruncateCodedPages: a Truncate within a coded page is refused, at its
 // ends it is not, and one that the residual allows never meets one.
 func TestTruncateCodedPages(t *testing.T) {

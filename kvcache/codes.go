@@ -2,6 +2,7 @@ package kvcache
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/longctx/longctx/kernel"
 )
@@ -205,7 +206,8 @@ func (c *Cache) encode() error {
 	return nil
 }
 
-// takeCoded exchanges the due pages of a sequence for their coded ones.
+// takeCoded exchanges the due pages of a sequence for their coded ones. A sequence
+// that was started from a page and its coded one keeps both: it has no page twice.
 func (c *Cache) takeCoded(s *sequence) {
 	n := &c.codes
 	for due := c.due(s); s.seen < due; s.seen++ {
@@ -217,7 +219,7 @@ func (c *Cache) takeCoded(s *sequence) {
 		if coded == none {
 			return // no coded page was free
 		}
-		if coded >= 0 {
+		if coded >= 0 && !(s.twins && slices.Contains(s.pages, ^coded)) {
 			n.pool.hold(coded)
 			s.pages[s.seen] = ^coded
 			c.drop(page)

@@ -40,14 +40,17 @@ func (w *HeadSwapSpace) move(ctx context.Context, id ID, from, to map[ID]*headSe
 	mu := &w.heads.mu
 	mu.Lock()
 	s := from[id]
-	delete(from, id)
-	mu.Unlock()
 	if s == nil {
+		mu.Unlock()
 		return &UnknownSequenceError{id}
 	}
+	delete(from, id)
+	w.heads.moving += len(s.streams)
+	mu.Unlock()
 	err := streams(ctx, s.streams...)
 	mu.Lock()
 	defer mu.Unlock()
+	w.heads.moving -= len(s.streams)
 	if err != nil {
 		from[id] = s
 		return fmt.Errorf("kvcache: streams of sequence %d: %w", id, err)

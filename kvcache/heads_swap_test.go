@@ -5,9 +5,11 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/longctx/longctx/kvcache"
+	"github.com/longctx/longctx/tensor"
 )
 
 // TestHeadCacheSwap: with sequences swapped out and back between all else, each
@@ -106,5 +108,42 @@ func TestHeadCacheSwap(t *testing.T) {
 	}
 	if swaps < 200 || restores < 100 || full < 10 || faults < 50 {
 		t.Errorf("%d swaps, %d restores, %d refusals and %d faults: too few to mean anything", swaps, restores, full, faults)
+	}
+}
+
+// TestHeadCacheIntegrityWhileMoving: a sequence on its way out or back is no fault.
+func TestHeadCacheIntegrityWhileMoving(t *testing.T) {
+	b := &swapBackend{hostBackend: &hostBackend{}}
+	c, err := kvcache.NewHeads(b, kvcache.Config{Layers: 2, Pages: 16, PageSize: 4, KVHeads: 2, HeadDim: 8, ValueDim: 8, DType: tensor.F32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.NewSwapSpace(16, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := c.NewSequence()
+	if _, err := c.Extend([]kvcache.ID{id}, []int{5}, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var look sync.WaitGroup
+	look.Go(func() {
+		for ctx.Err() == nil {
+			if err := c.CheckIntegrity(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 3000 {
+		if err := errors.Join(w.SwapOut(ctx, id), w.Restore(ctx, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	look.Wait()
+	if err := c.CheckIntegrity(); err != nil {
+		t.Error(err)
 	}
 }

@@ -118,6 +118,8 @@ func (c *Cache) Start(pages []Page, positions []int32) (ID, error) {
 		c.hold(int32(page))
 		if s.pages[i] = int32(page); page < 0 {
 			s.seen = i + 1
+		} else if len(c.codes.twin) > 0 && c.codes.twin[page] >= 0 && named[Page(^c.codes.twin[page])] {
+			s.twins = true
 		}
 	}
 	if positions == nil {

@@ -368,6 +368,10 @@ func (m *machine) misuse() string {
 		gone = m.freed[m.in.below(len(m.freed))]
 	}
 	unknown, value, long := new(*kvcache.UnknownSequenceError), new(*kvcache.ValueError), new(*kvcache.TooLongError)
+	tooMany := any(long)
+	if len(s.tokens) == 0 && s.next == 0 && math.MaxInt == math.MaxInt32 { // the longest that a sequence can be
+		tooMany = new(*kvcache.OutOfPagesError)
+	}
 	extend := func(seqs []kvcache.ID, counts []int, positions []int32) error {
 		_, err := m.cache.ExtendAt(seqs, counts, positions, nil)
 		return err
@@ -381,7 +385,7 @@ func (m *machine) misuse() string {
 		{"Extend freed", func() error { return extend([]kvcache.ID{id, gone}, []int{1, 1}, nil) }, unknown},
 		{"Extend twice", func() error { return extend([]kvcache.ID{id, id}, []int{1, 1}, nil) }, value},
 		{"Extend by −1", func() error { return extend([]kvcache.ID{id}, []int{-1}, nil) }, value},
-		{"Extend by 2⁶³−1", func() error { return extend([]kvcache.ID{id}, []int{math.MaxInt}, nil) }, long},
+		{"Extend by the largest int", func() error { return extend([]kvcache.ID{id}, []int{math.MaxInt}, nil) }, tooMany},
 		{"Extend without counts", func() error { return extend([]kvcache.ID{id}, nil, nil) }, value},
 		{"Extend with few positions", func() error { return extend([]kvcache.ID{id}, []int{2}, []int32{1}) }, value},
 		{"Extend at −1", func() error { return extend([]kvcache.ID{id}, []int{1}, []int32{-1}) }, value},

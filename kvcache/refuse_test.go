@@ -80,7 +80,7 @@ func TestConfigRefused(t *testing.T) {
 	for want, change := range map[string]func(*kvcache.Config){
 		"Config.Layers":     func(c *kvcache.Config) { c.Layers = 0 },
 		"Config.Pages":      func(c *kvcache.Config) { c.Pages = -1 },
-		"Config.PageSize":   func(c *kvcache.Config) { c.PageSize = math.MaxInt },
+		"Config.PageSize":   func(c *kvcache.Config) { c.PageSize = -1 },
 		"Config.KVHeads":    func(c *kvcache.Config) { c.KVHeads = 0 },
 		"Config.HeadDim":    func(c *kvcache.Config) { c.HeadDim = 0 },
 		"Config.ValueDim":   func(c *kvcache.Config) { c.ValueDim = 0 },
@@ -136,6 +136,12 @@ func TestConfigRefused(t *testing.T) {
 		if _, err := kvcache.New(&hostBackend{}, c); !errors.As(err, &value) || value.Name != want {
 			t.Errorf("%s: error %v", want, err)
 		}
+	}
+	long := small()
+	long.PageSize = math.MaxInt // on 32 bits a number that a field can be, and no product
+	var value *kvcache.ValueError
+	if _, err := kvcache.New(&hostBackend{}, long); !errors.As(err, &value) || value.Name != "Config.PageSize" && value.Name != "Config.Pages·PageSize" {
+		t.Errorf("pages of %d tokens: error %v", math.MaxInt, err)
 	}
 	if _, err := kvcache.New(nil, small()); err == nil {
 		t.Error("a nil backend was accepted")

@@ -19,6 +19,7 @@ type sequence struct {
 	positions positions // one for each key: their number is the length
 	extension uint64    // the last Extend that named the sequence
 	reserved  int       // free pages set aside for it
+	twins     bool      // it may have a plain page and the coded one that was made of it
 }
 
 func (s *sequence) len() int { return s.positions.len() }
@@ -59,7 +60,7 @@ func (c *Cache) Fork(id ID) (ID, error) {
 	for _, page := range s.pages {
 		c.hold(page)
 	}
-	return c.add(&sequence{pages: slices.Clone(s.pages), seen: s.seen, positions: s.positions.clone()}), nil
+	return c.add(&sequence{pages: slices.Clone(s.pages), seen: s.seen, positions: s.positions.clone(), twins: s.twins}), nil
 }
 
 // Truncate keeps the first n keys of a sequence and lets go of the pages past

@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"recurrence":         {"kernel", "tensor"},
 	"rope":               {"kernel", "tensor", "internal/xmath"},
 	"kvcache":            {"kernel", "tensor", "internal/xmath", "kvcache/page"},
-	"kvcache/prefix":     {"kvcache", "kernel", "tensor"},
+	"kvcache/prefix":     {"kvcache", "kvcache/page", "kernel", "tensor"},
 	"kvcache/policy":     {"kernel", "kvcache", "tensor", "internal/xmath"},
 	"kvcache/codec":      {"kernel", "kvcache", "tensor"},
 	"kernel/kerneltest":  {"attention", "kernel", "tensor", "internal/xmath", "golang.org/x/sys/unix"},

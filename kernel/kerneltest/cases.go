@@ -45,7 +45,7 @@ var table = sync.OnceValue(func() []Case {
 })
 
 // ops are the values of Case.Op, in the order of Cases.
-var ops = []string{"attention", "backward", "columnstats", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "rowscores", "codescores", "scores", "scoreloss", "scan", "scanbackward", "swap", "errors"}
+var ops = []string{"attention", "backward", "columnstats", "columnmax", "identity", "append", "encode", "copy", "rotate", "merge", "pagebounds", "pagescores", "gather", "topk", "rowscores", "codescores", "scores", "scoreloss", "scan", "scanbackward", "swap", "errors"}
 
 type builder struct{ cases []Case }
 

@@ -16,7 +16,11 @@ func (t *builder) columnStats() {
 		for _, e := range edits {
 			e(&p)
 		}
-		t.add("columnstats", name, p)
+		op := "columnstats"
+		if p.Maximum {
+			op = "columnmax"
+		}
+		t.add(op, name, p)
 	}
 	power := func(n int) func(*Problem) { return func(p *Problem) { p.Power = n } }
 	window := func(n int) func(*Problem) { return func(p *Problem) { p.Window = n } }
@@ -43,9 +47,26 @@ func (t *builder) columnStats() {
 		add(fmt.Sprintf("dim=%d", d), config(2, 1, d), step([]int{20, 1}, []int{70, 66}))
 	}
 	add("dim=24/valuedim=5", config(2, 1, 24, valueDim(5)), s)
+	t.columnMaxima(add, power, window)
 	t.columnTypes(add, power)
 	t.columnScores(add, power)
 	t.columnExtremes(add, power, window)
+}
+
+// columnMaxima: the largest weight in place of the sum.
+func (t *builder) columnMaxima(add addStats, power, window func(int) func(*Problem)) {
+	most := func(p *Problem) { p.Maximum = true }
+	for _, w := range []int{0, 1, 100, 128, 200} {
+		add(fmt.Sprintf("prefill/tokens=300/window=%d", w), config(4, 2, 16), prefill(300), most, window(w), power(1+w/200))
+	}
+	add("mixed", config(4, 2, 16), mixed(), most)
+	add("types/bf16/f16/paged", config(4, 2, 32, types(tensor.BF16, tensor.F16), paged(16)), mixed(), most)
+	for _, codec := range bothCodecs() {
+		add(fmt.Sprintf("format/%v", codec), config(4, 2, 16, coded(codec, 16, 8), kvType(tensor.BF16)), ragged(), most)
+	}
+	add("mask/window", config(4, 2, 16, masked(attention.Window(10))), mixed(), most)
+	add("extreme/nan-query", config(4, 2, 16), step([]int{70, 3}, []int{130, 70}), most, func(p *Problem) { p.Special = []Special{{'q', 0, 7, 8, 3, 0, float32frombits(0x7fc00000)}} })
+	add("extreme/no-keys", config(4, 2, 16), step([]int{2, 1}, []int{0, 0}), most)
 }
 
 type addStats func(name string, c attention.Config, s attention.Step, edits ...func(*Problem))

@@ -27,6 +27,7 @@ type Problem struct {
 	WithoutLSE bool
 
 	Power, Window int // ColumnStats: of its arguments; Power 0: 1
+	Maximum       bool
 
 	// Drawn marks a random case. Among millions of elements some pass twice the
 	// naive error, and the LSE that a gradient starts from has an error of its

@@ -29,6 +29,9 @@ func Random(seed uint64) Case {
 		op = "backward"
 	case c.ColumnStats:
 		op = "columnstats"
+		if p.Maximum {
+			op = "columnmax"
+		}
 	}
 	return Case{Op: op, Name: name, Problem: p, expected: new(expected)}
 }

@@ -25,7 +25,12 @@ func (w *row64) columnStats() {
 	for j, n := range w.terms {
 		if n >= 0 {
 			p := math.Exp(w.score[j] - lse)
-			w.ref.stats[(w.keyAt[w.s]+j)*w.Config.Heads+w.h] += math.Pow(p, float64(w.Power))
+			to, x := &w.ref.stats[(w.keyAt[w.s]+j)*w.Config.Heads+w.h], math.Pow(p, float64(w.Power))
+			if w.Maximum {
+				*to = max(*to, x)
+			} else {
+				*to += x
+			}
 		}
 	}
 }
@@ -53,7 +58,12 @@ func (n *naive) columnStats(s, r, h int, seen []int, score []float32, lse float3
 		if n.Power == 2 {
 			p *= p
 		}
-		n.stats[(n.keyAt[s]+j)*n.Config.Heads+h] += p
+		to := &n.stats[(n.keyAt[s]+j)*n.Config.Heads+h]
+		if n.Maximum {
+			*to = max(*to, p)
+		} else {
+			*to += p
+		}
 	}
 }
 
@@ -98,7 +108,11 @@ func (x *exact) addWeights(sums []float32, s, r, h, head int, keys [][][]float32
 		if x.Power == 2 {
 			w = float32(w * w)
 		}
-		sums[j] += w
+		if x.Maximum {
+			sums[j] = max(sums[j], w) // NaN if one is
+		} else {
+			sums[j] += w
+		}
 	}
 }
 
@@ -107,7 +121,7 @@ func (c *placed) columnStats(k *attention.Attention, a *answer) error {
 	p := c.problem
 	c.lse.output = false
 	s := kernel.ColumnStatsArgs{Query: c.args.Query, Key: c.args.Key, KeyScale: c.args.KeyScale, CodedKey: c.args.CodedKey, ScoreArgs: c.args.ScoreArgs,
-		Power: p.Power, Window: p.Window}
+		Power: p.Power, Window: p.Window, Maximum: p.Maximum}
 	out, err := c.put("ColumnStats", tensor.F32, c.layout, true, true, int64(p.keys()), int64(p.Config.Heads))
 	if err != nil {
 		return err
@@ -131,7 +145,7 @@ func (d *drawn) columnStats(p *Problem) {
 		return
 	}
 	p.Config.ColumnStats, p.WithoutLSE = true, false
-	p.Power = 1 + d.below(2)
+	p.Power, p.Maximum = 1+d.below(2), d.chance(25)
 	if d.chance(60) {
 		p.Window = one(d, 1, 2, 16, 32, 128, 1+d.below(200))
 	}

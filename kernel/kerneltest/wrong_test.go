@@ -461,6 +461,10 @@ func TestWrongBackendsAreCaught(t *testing.T) {
 				a.Window++
 			}
 		}}, []catch{{"columnstats/prefill/tokens=300/window=127", fast}, {"identity/columnstats/window/2", exact}}, "ColumnStats"},
+		{"sum for the largest weight", wrong{stats: func(a *kernel.ColumnStatsArgs) { a.Maximum = false }},
+			[]catch{{"columnmax/prefill/tokens=300/window=0", fast}, {"columnmax/types/bf16/f16/paged", exact}}, "ColumnStats"},
+		{"last bit of a largest weight", wrong{summed: func(a *kernel.ColumnStatsArgs) { flip(&a.Out) }},
+			[]catch{{"columnmax/mixed", exact}}, "ColumnStats"},
 		{"weights not squared", wrong{stats: func(a *kernel.ColumnStatsArgs) { a.Power = 1 }},
 			[]catch{{"columnstats/power=2/window=0", fast}, {"columnstats/types/bf16/f16/paged", fast}}, "ColumnStats"},
 		{"last bit of a sum of weights", wrong{summed: func(a *kernel.ColumnStatsArgs) { flip(&a.Out) }},

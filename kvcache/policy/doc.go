@@ -35,6 +35,7 @@
 //     kernel.Attention.ColumnStats with a Window.
 //   - sums, or sums of squares, over all queries (Sums, Squares): ColumnStats
 //     without a Window, at each step.
+//   - the largest weights (Maxima): ColumnStats with Maximum.
 //   - the weights of each query by itself (Each): ColumnStats with Window 1.
 //   - mean and covariance of queries (QueryMoments): MomentsOf.
 //

@@ -6,8 +6,7 @@ package policy
 // The model reads the context a second time, behind a request to repeat it; a key
 // is worth the largest weight that it gets then. What stays serves any question.
 // Needs: maxima, over the queries of the second reading, which are then truncated.
-// Cost: reading the context twice or more. Limits: ColumnStats gives sums; a
-// largest weight is had from one of each query.
+// Cost: reading the context twice or more, and a ColumnStats with Maximum.
 
 // KVzip lets the heads of all layers compete.
 func KVzip() *Policy { return &Policy{Score: Largest{}, Budget: Adaptive{Model: true}} }

@@ -76,7 +76,7 @@ func evictions() []Entry {
 		{"kv-compress", "https://arxiv.org/abs/2410.00161", "evict", "", eachStep, "keys go by whole pages", func(s Sizes) any { return KVCompress(max(s.PageSize, 1)) }},
 		{"expected-attention", "https://arxiv.org/abs/2510.00636", "evict", "moments of the queries", "a quadratic form a key", "keys and queries rotated alike", func(s Sizes) any { return ExpectedAttention(s.sinks(4)) }},
 		{"lagkv", "https://arxiv.org/abs/2504.04704", "evict", "", rowPass, "", func(s Sizes) any { return LagKV(s.sinks(4), max(s.Keys/4, 1)) }},
-		{"kvzip", "https://arxiv.org/abs/2505.23416", "evict", "a second reading of the context", "the context is read twice", "largest weights need a ColumnStats of each query", func(Sizes) any { return KVzip() }},
+		{"kvzip", "https://arxiv.org/abs/2505.23416", "evict", "a second reading of the context", "the context is read twice", "", func(Sizes) any { return KVzip() }},
 		{"sirllm", "https://arxiv.org/abs/2405.12528", "evict", "entropies of the tokens", noStats, "heads of a layer keep the same keys", func(s Sizes) any { return SirLLM(s.sinks(4), s.window(16)) }},
 		{"locret", "https://arxiv.org/abs/2410.01805", "evict", "trained retaining heads", noStats, "", func(s Sizes) any { return Locret(s.window(64)) }},
 	}

@@ -25,6 +25,8 @@
 // # What is there beside
 //
 //   - Fan, Beams: forks for parallel sampling and for beam search.
+//   - Levels: what an Index evicts goes to a store of package tier, and a prompt
+//     that begins with it gets it back.
 //   - Speculate: drafted tokens, of which some are taken back.
 //   - Cascade: attention over a shared prefix once for all who share it.
 //   - Module, Compose: passages computed apart, put together at any place, and
@@ -33,7 +35,7 @@
 //
 // # Limits
 //
-// Only full pages are shared. An index does not know of other tiers: what Evict
-// gives back is gone. A draft that is a tree keeps a path of it by Truncate only
-// where the path comes first.
+// Only full pages are shared. Without Levels, what Evict gives back is gone. A
+// draft that is a tree keeps a path of it by Truncate only where the path comes
+// first.
 package prefix

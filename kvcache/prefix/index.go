@@ -59,7 +59,21 @@ type Stats struct {
 // Options of an Index.
 type Options struct {
 	Order  Order
-	Hasher Hasher // of NewChain; nil: SHA256
+	Hasher Hasher // of NewChain, and of what Evicted is told; nil: SHA256
+
+	// Evicted, if not nil, is told of each page that Evict is about to give back,
+	// and may read it until it returns: Levels.Evicted puts it in a store. The Index
+	// is locked meanwhile and must not be called. Clear does not tell.
+	Evicted func(Evicted)
+}
+
+// Evicted is a page that an Index gives back.
+type Evicted struct {
+	Namespace, Salt, Adapter string // of the Prompt
+
+	Hash  Hash         // of the page and all before it, as Hashes gives it
+	Page  kvcache.Page // held until Options.Evicted returns
+	First int          // ordinal of its first key
 }
 
 // NewRadix is an Index over c by a radix tree of pages (Zheng et al., "SGLang:
@@ -67,8 +81,8 @@ type Options struct {
 // https://arxiv.org/abs/2312.07104): a node is a run of pages, and its children
 // begin with different ones. Tokens are the keys, so nothing can collide.
 func NewRadix(c *kvcache.Cache, o Options) (Index, error) {
-	if o.Hasher != nil {
-		return nil, valueError("Options.Hasher", fmt.Sprintf("%T", o.Hasher), "nil: a radix tree hashes nothing")
+	if o.Hasher != nil && o.Evicted == nil {
+		return nil, valueError("Options.Hasher", fmt.Sprintf("%T", o.Hasher), "nil without Evicted: a radix tree hashes nothing")
 	}
 	return newTree(c, o, &radix{})
 }

@@ -84,6 +84,13 @@ func (t *tree) checkNode(n *node, children, locks int, fault func(string, ...any
 	if len(n.pages) == 0 || len(n.tokens) != len(n.pages)*t.size || n.extra != nil && len(n.extra) != len(n.pages) {
 		fault("a node has %d pages, %d tokens, %d extra keys", len(n.pages), len(n.tokens), len(n.extra))
 	}
+	before := 0
+	if n.parent.root != nil {
+		before = n.parent.first + len(n.parent.pages)
+	}
+	if n.root != n.parent.top() || n.first != before || t.evicted != nil && len(n.hashes) != len(n.pages) {
+		fault("a node comes after %d pages and has %d hashes, want %d and %d", n.first, len(n.hashes), before, len(n.pages))
+	}
 	if n.children != children || n.locks < locks {
 		fault("a node has %d children and %d locks below it, noted %d and %d", children, locks, n.children, n.locks)
 	}

@@ -12,10 +12,13 @@ import (
 // pages and stands for a scope.
 type node struct {
 	parent *node
+	root   *node // above all; nil: this one
 	scope  scope // of a root
 	tokens []int32
 	extra  []string // of each page; nil: nothing
 	pages  []kvcache.Page
+	first  int    // pages before it
+	hashes []Hash // of each page, with Options.Evicted
 
 	children int
 	locks    int // leases of it or of nodes below
@@ -48,6 +51,9 @@ type tree struct {
 	size  int // tokens a page
 	look  lookup
 
+	evicted func(Evicted) // nil: nobody is told
+	hasher  Hasher        // with evicted
+
 	mu    sync.Mutex // of all below; the Cache's is taken under it
 	roots map[scope]*node
 	queue queue // nodes without children and locks
@@ -62,7 +68,11 @@ func newTree(c *kvcache.Cache, o Options, look lookup) (Index, error) {
 	if o.Order > ByPriority {
 		return nil, valueError("Options.Order", o.Order, "LRU, LFU, FIFO or priority")
 	}
-	return &tree{cache: c, size: c.Config().PageSize, look: look, roots: map[scope]*node{}, queue: queue{order: o.Order}}, nil
+	t := &tree{cache: c, size: c.Config().PageSize, look: look, evicted: o.Evicted, hasher: o.Hasher, roots: map[scope]*node{}, queue: queue{order: o.Order}}
+	if t.hasher == nil {
+		t.hasher = SHA256{}
+	}
+	return t, nil
 }
 
 func (t *tree) Match(p *Prompt) (*Lease, error) {
@@ -153,9 +163,12 @@ func (n *node) extraOf(k int) string {
 // split makes the first k pages of n a node of their own, which is returned. n
 // keeps the others, so that leases and the queue stay right.
 func (t *tree) split(n *node, k int) *node {
-	upper := &node{parent: n.parent, tokens: n.tokens[: k*t.size : k*t.size], pages: n.pages[:k:k], children: 1,
+	upper := &node{parent: n.parent, root: n.root, tokens: n.tokens[: k*t.size : k*t.size], pages: n.pages[:k:k], first: n.first, children: 1,
 		locks: n.locks, used: n.used, born: n.born, hits: n.hits, priority: n.priority, at: unqueued}
-	n.parent, n.tokens, n.pages = upper, n.tokens[k*t.size:], n.pages[k:]
+	n.parent, n.tokens, n.pages, n.first = upper, n.tokens[k*t.size:], n.pages[k:], n.first+k
+	if n.hashes != nil {
+		upper.hashes, n.hashes = n.hashes[:k:k], n.hashes[k:]
+	}
 	if n.extra != nil {
 		upper.extra, n.extra = n.extra[:k:k], n.extra[k:]
 	}
@@ -231,7 +244,7 @@ func (t *tree) grow(n *node, g *paged, first int, pages []kvcache.Page) {
 	}
 	for len(pages) > 0 {
 		k := t.look.run(len(pages))
-		c := &node{parent: n, pages: slices.Clone(pages[:k]), used: t.tick, born: t.tick, priority: g.Priority, at: unqueued,
+		c := &node{parent: n, root: n.top(), first: first, hashes: t.hash(n, g, first, k), pages: slices.Clone(pages[:k]), used: t.tick, born: t.tick, priority: g.Priority, at: unqueued,
 			tokens: slices.Clone(g.Tokens[first*t.size : (first+k)*t.size])}
 		if g.extra != nil {
 			c.extra = slices.Clone(g.extra[first : first+k])
@@ -243,6 +256,31 @@ func (t *tree) grow(n *node, g *paged, first int, pages []kvcache.Page) {
 		n, first, pages = c, first+k, pages[k:]
 	}
 	t.offer(n)
+}
+
+func (n *node) top() *node {
+	if n.root == nil {
+		return n
+	}
+	return n.root
+}
+
+// hash gives the hashes of k pages of g, the first of which comes after n.
+func (t *tree) hash(n *node, g *paged, first, k int) (hashes []Hash) {
+	if t.evicted == nil {
+		return nil
+	}
+	var parent Hash
+	if n.root == nil {
+		parent = t.hasher.Root(g.Prompt)
+	} else {
+		parent = n.hashes[len(n.hashes)-1]
+	}
+	for i := first; i < first+k; i++ {
+		parent = t.hasher.Page(parent, g.Prompt, i, t.size)
+		hashes = append(hashes, parent)
+	}
+	return hashes
 }
 
 func (t *tree) root(p *Prompt) *node {
@@ -265,7 +303,7 @@ func (t *tree) forget(n *node) {
 func (t *tree) Evict(pages int) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.evict(pages, func(page kvcache.Page) bool {
+	return t.evict(pages, t.evicted, func(page kvcache.Page) bool {
 		sequences, holds := t.cache.Holders(page)
 		return sequences == 0 && holds == 1
 	})
@@ -274,18 +312,23 @@ func (t *tree) Evict(pages int) int {
 func (t *tree) Clear() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.evict(t.stats.Pages, func(kvcache.Page) bool { return true })
+	t.evict(t.stats.Pages, nil, func(kvcache.Page) bool { return true })
 	return t.stats.Pages
 }
 
 // evict gives back pages that may go, and passes over nodes whose last may not.
-func (t *tree) evict(pages int, may func(kvcache.Page) bool) (freed int) {
+func (t *tree) evict(pages int, tell func(Evicted), may func(kvcache.Page) bool) (freed int) {
 	var passed []*node
 	for freed < pages && len(t.queue.nodes) > 0 {
 		n := t.queue.nodes[0]
 		last := len(n.pages) - 1
 		page := n.pages[last]
-		if !may(page) || t.cache.Release(page) != nil {
+		ok := may(page)
+		if ok && tell != nil {
+			of := n.top().scope
+			tell(Evicted{of.namespace, of.salt, of.adapter, n.hashes[last], page, (n.first + last) * t.size})
+		}
+		if !ok || t.cache.Release(page) != nil {
 			t.queue.remove(n)
 			passed = append(passed, n)
 			continue
@@ -297,6 +340,9 @@ func (t *tree) evict(pages int, may func(kvcache.Page) bool) (freed int) {
 			n.pages, n.tokens = n.pages[:last], n.tokens[:last*t.size]
 			if n.extra != nil {
 				n.extra = n.extra[:last]
+			}
+			if n.hashes != nil {
+				n.hashes = n.hashes[:last]
 			}
 			continue // nothing in its order has changed
 		}
