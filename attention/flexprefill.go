@@ -56,18 +56,19 @@ func (m FlexPrefill) Select(b kernel.Backend, in *Selection, key tensor.View) (k
 	if err != nil {
 		return none, fmt.Errorf("attention: flexprefill: %w", err)
 	}
-	out, err := p.lists(func(s, h int) (marker, error) {
+	out, err := p.lists(alone(func(s, h int) (marker, error) {
 		n, _ := p.queries(s)
 		weights, err := p.sampled(s, h, min(m.Block, n), 1)
 		if err != nil {
 			return nil, err
 		}
+		keys := int(p.in.SeqLens[s])
+		sums := columns(weights, keys)
 		var found marker
-		if m.trusts(p, &pool, weights, s, h) {
+		if m.trusts(p, &pool, sums, len(weights)/keys, s, h) {
 			found = m.blocks(p, &pool, s, h)
 		} else {
-			columns, diagonals := p.sums(s, weights)
-			found = p.lines(s, smallest(columns, m.Share), smallest(diagonals, m.Share))
+			found = p.lines(s, smallest(sums, m.Share), smallest(diagonals(weights, keys), m.Share))
 		}
 		return func(block int, see []bool) {
 			found(block, see)
@@ -76,23 +77,24 @@ func (m FlexPrefill) Select(b kernel.Backend, in *Selection, key tensor.View) (k
 				see[c] = true
 			}
 		}, nil
-	})
+	}))
 	if err != nil {
 		return none, fmt.Errorf("attention: flexprefill: %w", err)
 	}
 	return out, nil
 }
 
-// trusts reports whether the means tell what the last queries see.
-func (m *FlexPrefill) trusts(p *prefill, pool *pooled, weights []float32, s, h int) bool {
-	keys := int(p.in.SeqLens[s])
+// trusts reports whether the means tell what the last n queries see.
+func (m *FlexPrefill) trusts(p *prefill, pool *pooled, columns []float32, n, s, h int) bool {
 	_, hi := p.queryBlocks(s)
-	estimate, n := pool.row(p, s, h, hi-1), len(weights)/keys
 	seen := make([]float64, hi)
-	for i, w := range weights {
-		seen[i%keys/p.block] += float64(w) / float64(n)
+	for c := range seen {
+		for _, w := range columns[c*p.block : min((c+1)*p.block, len(columns))] {
+			seen[c] += float64(w)
+		}
+		seen[c] /= float64(n)
 	}
-	return math.Sqrt(divergence(estimate, seen)) < m.Divergence
+	return math.Sqrt(divergence(pool.row(p, s, h, hi-1), seen)) < m.Divergence
 }
 
 // divergence is that of Jensen and Shannon.

@@ -94,7 +94,7 @@ func (m MInference) Select(b kernel.Backend, in *Selection, key tensor.View) (ke
 			}
 		}
 	}
-	out, err := p.lists(func(s, h int) (marker, error) {
+	out, err := p.lists(alone(func(s, h int) (marker, error) {
 		var weights []float32
 		x := m.Heads[h%len(m.Heads)]
 		if x.Pattern == VerticalSlash {
@@ -104,7 +104,7 @@ func (m MInference) Select(b kernel.Backend, in *Selection, key tensor.View) (ke
 			}
 		}
 		return m.marker(p, &pool, x, weights, s, h), nil
-	})
+	}))
 	if err != nil {
 		return none, fmt.Errorf("attention: minference: %w", err)
 	}
@@ -127,11 +127,12 @@ func (m *MInference) marker(p *prefill, pool *pooled, x MInferenceHead, weights 
 			}
 		}
 	case VerticalSlash:
-		columns, diagonals := p.sums(s, weights)
-		for j := range min(forcedLines, len(columns)) {
-			columns[j], diagonals[j] = math.MaxFloat32, math.MaxFloat32
+		keys := int(p.in.SeqLens[s])
+		vertical, slash := columns(weights, keys), diagonals(weights, keys)
+		for j := range min(forcedLines, keys) {
+			vertical[j], slash[j] = math.MaxFloat32, math.MaxFloat32
 		}
-		return p.lines(s, largest(columns)[:min(x.First, len(columns))], largest(diagonals)[:min(x.Second, len(diagonals))])
+		return p.lines(s, largest(vertical)[:min(x.First, keys)], largest(slash)[:min(x.Second, keys)])
 	}
 	return func(block int, see []bool) {
 		row := pool.row(p, s, h, block)
@@ -139,21 +140,6 @@ func (m *MInference) marker(p *prefill, pool *pooled, x MInferenceHead, weights 
 			see[c] = true
 		}
 	}
-}
-
-// sums adds sampled weights of neighbouring queries by key and by distance.
-func (p *prefill) sums(s int, weights []float32) (columns, diagonals []float32) {
-	keys := int(p.in.SeqLens[s])
-	columns, diagonals = make([]float32, keys), make([]float32, keys)
-	n := len(weights) / max(keys, 1)
-	for r := range n {
-		i := keys - n + r
-		for j, w := range weights[r*keys:][:i+1] {
-			columns[j] += w
-			diagonals[i-j] += w
-		}
-	}
-	return columns, diagonals
 }
 
 // Choose returns for each query head the candidate that recalls most of the weights

@@ -3,7 +3,10 @@ package attention
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -79,25 +82,22 @@ type marker func(block int, see []bool)
 
 // lists makes the rows of a BlockSparse of what the marker of each query head of a
 // group marks, and the own block.
-func (p *prefill) lists(head func(s, h int) (marker, error)) (kernel.BlockSparse, error) {
+func (p *prefill) lists(group groupMarkers) (kernel.BlockSparse, error) {
 	out := kernel.BlockSparse{QueryBlock: int32(p.block), KeyBlock: int32(p.block), PerHead: true, Indptr: []int32{0}}
-	marks := make([]marker, p.group)
 	for s := range p.in.SeqLens {
 		out.RowStart = append(out.RowStart, int32(len(out.Indptr)-1))
 		lo, hi := p.queryBlocks(s)
 		if lo == hi {
 			continue
 		}
+		marks, err := p.markers(s, group)
+		if err != nil {
+			return kernel.BlockSparse{}, err
+		}
 		for g := range p.in.KVHeads {
-			for k := range marks {
-				var err error
-				if marks[k], err = head(s, g*p.group+k); err != nil {
-					return kernel.BlockSparse{}, err
-				}
-			}
 			for block := lo; block < hi; block++ {
 				see := make([]bool, block+1)
-				for _, mark := range marks {
+				for _, mark := range marks[g*p.group:][:p.group] {
 					mark(block, see)
 				}
 				see[block] = true
@@ -114,6 +114,53 @@ func (p *prefill) lists(head func(s, h int) (marker, error)) (kernel.BlockSparse
 		}
 	}
 	return out, nil
+}
+
+// groupMarkers prepares what the query heads of KV head g share, and returns what
+// makes the marker of each, of several at once.
+type groupMarkers func(s, g int) (headMarker, error)
+
+type headMarker func(h int) (marker, error)
+
+// alone are the markers of heads that share nothing.
+func alone(head func(s, h int) (marker, error)) groupMarkers {
+	return func(s, _ int) (headMarker, error) { return func(h int) (marker, error) { return head(s, h) }, nil }
+}
+
+// markers are those of the query heads of a sequence, made side by side.
+func (p *prefill) markers(s int, group groupMarkers) ([]marker, error) {
+	marks, errs := make([]marker, p.heads), make([]error, p.heads)
+	shared, users := make([]func() (headMarker, error), p.in.KVHeads), make([]atomic.Int64, p.in.KVHeads)
+	for g := range shared {
+		shared[g] = sync.OnceValues(func() (headMarker, error) { return group(s, g) })
+		users[g].Store(int64(p.group))
+	}
+	var next atomic.Int64
+	var done sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), p.heads) {
+		done.Go(func() {
+			for h := int(next.Add(1) - 1); h < p.heads; h = int(next.Add(1) - 1) {
+				g := h / p.group
+				head, err := shared[g]()
+				if err == nil {
+					marks[h], err = head(h)
+				}
+				if users[g].Add(-1) == 0 {
+					shared[g] = nil // and the memory with it
+				}
+				if errs[h] = err; err != nil {
+					next.Store(int64(p.heads))
+				}
+			}
+		})
+	}
+	done.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return marks, nil
 }
 
 // uniform attends with queries of zeros, so that each result is the mean of the
@@ -249,54 +296,84 @@ func softmax(x []float32, scale float32) {
 	}
 	sum := 0.0
 	for i, v := range x {
-		e := float32(0)
-		if v > float32(math.Inf(-1)) {
-			e = kernel.Exp2((v - most) * scale * math.Log2E)
-		}
-		x[i] = e
-		sum += float64(e)
+		e := exp2((float64(v) - float64(most)) * float64(scale) * math.Log2E)
+		x[i] = float32(e)
+		sum += e
 	}
 	if sum == 0 {
 		return
 	}
-	for i := range x {
-		x[i] = float32(float64(x[i]) / sum)
+	inverse := 1 / sum
+	for i, e := range x {
+		x[i] = float32(float64(e) * inverse)
 	}
+}
+
+// exp2 is kernel.Exp2 without its roundings: weights that only choose need not be
+// those of a kernel, but the same on each machine. 0 for NaN.
+func exp2(x float64) float64 {
+	if !(x >= -125) {
+		return 0
+	}
+	const shift = 3 << 51 // adding it rounds to an integer
+	z := x + shift
+	r := x - (z - shift)
+	q := float64(kernel.Exp2Coef[0])
+	for _, c := range kernel.Exp2Coef[1:] {
+		q = float64(q*r) + float64(c) // not fused
+	}
+	return q * math.Float64frombits((math.Float64bits(z)+1023)<<52)
 }
 
 // sampled are the weights of n queries of a head, the last of them the last of the
 // sequence and each step after the one before: [n][keys], 0 of later keys.
 func (p *prefill) sampled(s, h, n, step int) ([]float32, error) {
-	k := p.key
-	if k.Stride[0] != k.Stride[1]*k.Shape[1] {
-		return nil, fmt.Errorf("Key has strides %v, want pages one after another", k.Stride[:4])
-	}
-	if k.Shape[0]*k.Shape[1] > math.MaxInt32 {
-		return nil, fmt.Errorf("Key has %d slots, want at most 2³¹−1", k.Shape[0]*k.Shape[1])
-	}
-	keys, g := int(p.in.SeqLens[s]), int64(h/p.group)
-	flat := tensor.View{Buf: k.Buf, DType: k.DType, Rank: 3, Offset: k.Offset}
-	copy(flat.Shape[:], []int64{k.Shape[0] * k.Shape[1], k.Shape[2], k.Shape[3]})
-	copy(flat.Stride[:], k.Stride[1:4])
-	slots := make([]int32, keys)
-	for j := range slots {
-		slots[j] = p.in.Pages.Indices[int(p.in.Pages.Indptr[s])+j/p.in.PageSize]*int32(p.in.PageSize) + int32(j%p.in.PageSize)
+	keys, g := p.in.SeqLens[s], int64(h/p.group)
+	buf, err := p.b.Alloc(4 * int64(n) * int64(keys))
+	if err != nil {
+		return nil, err
 	}
 	end := int64(p.in.QueryStart[s+1])
 	q := p.in.Query.Slice(0, end-1-int64((n-1)*step), end).Slice(1, int64(h), int64(h)+1)
 	q.Shape[0], q.Stride[0] = int64(n), q.Stride[0]*int64(step)
-	out, err := p.scores(q, flat.Slice(1, g, g+1), []int32{0, int32(n)}, kernel.BlockTable{Indptr: []int32{0, int32(keys)}, Indices: slots}, int64(keys))
-	if err != nil {
+	a := kernel.RowScoresArgs{Query: q, Key: p.key.Slice(2, g, g+1), Scale: p.in.Scale, Policy: p.in.Policy, Out: tensor.Of(buf, tensor.F32, int64(n), 1, int64(keys))}
+	a.QueryStart, a.SeqLens = []int32{0, int32(n)}, []int32{keys}
+	a.Pages = kernel.BlockTable{Indptr: []int32{0, p.in.Pages.Indptr[s+1] - p.in.Pages.Indptr[s]}, Indices: p.in.Pages.Indices[p.in.Pages.Indptr[s]:p.in.Pages.Indptr[s+1]]}
+	if err := p.b.RowScores(&a); err != nil {
 		return nil, err
 	}
-	x := out.F32s()[:n*keys]
+	x := a.Out.F32s()
 	for r := range n {
-		row := x[r*keys:][:keys]
-		seen := keys - (n-1-r)*step
+		row := x[r*int(keys):][:keys]
+		seen := int(keys) - (n-1-r)*step
 		clear(row[seen:])
 		softmax(row[:seen], 1)
 	}
 	return x, nil
+}
+
+// columns are the weights that the keys of a sequence have, added over queries.
+func columns(weights []float32, keys int) []float32 {
+	out := make([]float32, keys)
+	for ; len(weights) > 0; weights = weights[keys:] {
+		for j, w := range weights[:keys] {
+			out[j] += w
+		}
+	}
+	return out
+}
+
+// diagonals are the weights at each distance from the query, of the last queries.
+func diagonals(weights []float32, keys int) []float32 {
+	out := make([]float32, keys)
+	n := len(weights) / max(keys, 1)
+	for r := range n {
+		row := weights[r*keys:][:keys-n+r+1]
+		for j, w := range row {
+			out[len(row)-1-j] += w
+		}
+	}
+	return out
 }
 
 // largest lists indices by weight, the largest first, of equal ones the lower.

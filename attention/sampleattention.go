@@ -49,18 +49,14 @@ func (m SampleAttention) Select(b kernel.Backend, in *Selection, key tensor.View
 	if err != nil {
 		return none, err
 	}
-	out, err := p.lists(func(s, h int) (marker, error) {
+	out, err := p.lists(alone(func(s, h int) (marker, error) {
 		n, _ := p.queries(s)
 		rows := min(m.Rows, n)
 		weights, err := p.sampled(s, h, rows, n/rows)
 		if err != nil {
 			return nil, err
 		}
-		columns := make([]float32, p.in.SeqLens[s])
-		for i, w := range weights {
-			columns[i%len(columns)] += w
-		}
-		found := p.lines(s, smallest(columns, m.Share), nil)
+		found := p.lines(s, smallest(columns(weights, int(p.in.SeqLens[s])), m.Share), nil)
 		return func(block int, see []bool) {
 			found(block, see)
 			lo, _ := p.span(s, block)
@@ -68,7 +64,7 @@ func (m SampleAttention) Select(b kernel.Backend, in *Selection, key tensor.View
 				see[c] = true
 			}
 		}, nil
-	})
+	}))
 	if err != nil {
 		return none, fmt.Errorf("attention: sampleattention: %w", err)
 	}

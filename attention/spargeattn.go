@@ -5,6 +5,7 @@ package attention
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -56,44 +57,48 @@ func (m SpargeAttn) Select(b kernel.Backend, in *Selection, key tensor.View) (ke
 	if err != nil {
 		return none, fmt.Errorf("attention: spargeattn: %w", err)
 	}
-	var keys []bool
-	out, err := p.lists(func(s, h int) (marker, error) {
-		var err error
-		if h%p.group == 0 {
-			if keys, err = m.alikeKeys(p, s, h/p.group); err != nil {
-				return nil, err
-			}
-		}
-		queries, err := m.alikeQueries(p, s, h)
+	out, err := p.lists(func(s, g int) (headMarker, error) {
+		keys, err := m.alikeKeys(p, s, g)
 		if err != nil {
 			return nil, err
 		}
-		own := keys // of this group's marker
-		lo, _ := p.queryBlocks(s)
-		return func(block int, see []bool) {
-			if !queries[block-lo] {
-				for c := range see {
-					see[c] = true
-				}
-				return
+		return func(h int) (marker, error) {
+			queries, err := m.alikeQueries(p, s, h)
+			if err != nil {
+				return nil, err
 			}
-			at := ((int(pool.start[s])+block-lo)*p.heads + h) * int(pool.scores.Shape[2])
-			row := append([]float32(nil), pool.scores.F32s()[at:at+block+1]...)
-			for c := range row {
-				if !own[c] {
-					see[c], row[c] = true, float32(math.Inf(-1))
-				}
-			}
-			softmax(row, 1)
-			for _, c := range smallest(row, m.Share) {
-				see[c] = true
-			}
+			return m.marker(p, &pool, s, h, queries, keys), nil
 		}, nil
 	})
 	if err != nil {
 		return none, fmt.Errorf("attention: spargeattn: %w", err)
 	}
 	return out, nil
+}
+
+// marker marks all blocks for queries that are not alike, and keys that are not;
+// of the others those of most weight.
+func (m *SpargeAttn) marker(p *prefill, pool *pooled, s, h int, queries, keys []bool) marker {
+	lo, _ := p.queryBlocks(s)
+	return func(block int, see []bool) {
+		if !queries[block-lo] {
+			for c := range see {
+				see[c] = true
+			}
+			return
+		}
+		at := ((int(pool.start[s])+block-lo)*p.heads + h) * int(pool.scores.Shape[2])
+		row := slices.Clone(pool.scores.F32s()[at : at+block+1])
+		for c := range row {
+			if !keys[c] {
+				see[c], row[c] = true, float32(math.Inf(-1))
+			}
+		}
+		softmax(row, 1)
+		for _, c := range smallest(row, m.Share) {
+			see[c] = true
+		}
+	}
 }
 
 // alikeQueries says of which blocks of queries the mean says something.

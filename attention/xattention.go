@@ -57,24 +57,23 @@ func (m XAttention) Select(b kernel.Backend, in *Selection, key tensor.View) (ke
 	if err != nil {
 		return none, err
 	}
-	var keys tensor.View
-	out, err := p.lists(func(s, h int) (marker, error) {
-		var err error
-		if h%p.group == 0 {
-			if keys, err = m.keys(p, s, h/p.group); err != nil {
-				return nil, err
-			}
-		}
-		worth, err := m.worth(p, s, h, keys)
+	out, err := p.lists(func(s, g int) (headMarker, error) {
+		keys, err := m.keys(p, s, g)
 		if err != nil {
 			return nil, err
 		}
-		lo, _ := p.queryBlocks(s)
-		return func(block int, see []bool) {
-			see[0] = true
-			for _, c := range smallest(worth[block-lo], m.Threshold) {
-				see[c] = true
+		return func(h int) (marker, error) {
+			worth, err := m.worth(p, s, h, keys)
+			if err != nil {
+				return nil, err
 			}
+			lo, _ := p.queryBlocks(s)
+			return func(block int, see []bool) {
+				see[0] = true
+				for _, c := range smallest(worth[block-lo], m.Threshold) {
+					see[c] = true
+				}
+			}, nil
 		}, nil
 	})
 	if err != nil {

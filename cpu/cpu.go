@@ -13,7 +13,7 @@ import (
 type Backend struct {
 	pool     *pool
 	scans    sync.Pool // of *scanScratch
-	encoders sync.Pool // of *encoder
+	encoders free[encoder]
 }
 
 // Options of New.
@@ -23,7 +23,7 @@ type Options struct {
 
 // New starts a backend. Its workers live until Close.
 func New(o Options) *Backend {
-	return &Backend{pool: newPool(o.Workers), scans: sync.Pool{New: newScanScratch}, encoders: sync.Pool{New: newEncoder}}
+	return &Backend{pool: newPool(o.Workers), scans: sync.Pool{New: newScanScratch}}
 }
 
 // Close stops the workers. No method may be called afterwards.

@@ -34,8 +34,8 @@ func (b *Backend) EncodePages(a *kernel.EncodeArgs) error {
 		}
 		return nil
 	}
-	e := b.encoders.Get().(*encoder)
-	defer b.encoders.Put(e)
+	e := b.encoders.get()
+	defer b.encoders.put(e)
 	for i := range a.Src {
 		src, dst := int64(a.Src[i]), int64(a.Dst[i])
 		ok := true
@@ -53,12 +53,12 @@ type encoding struct {
 	src, dst    []int32
 	size, heads int
 	encoded     []bool // [pages·heads]
-	encoders    *sync.Pool
+	encoders    *free[encoder]
 }
 
 func (t *encoding) item(_ int, i int64) {
-	e := t.encoders.Get().(*encoder)
-	defer t.encoders.Put(e)
+	e := t.encoders.get()
+	defer t.encoders.put(e)
 	page, head := i/int64(t.heads), int(i)%t.heads
 	src, dst := int64(t.src[page]), int64(t.dst[page])
 	t.encoded[i] = e.encode(&t.key, src, dst, t.size, head) && e.encode(&t.value, src, dst, t.size, head)
@@ -97,7 +97,29 @@ type encoder struct {
 	left, right  []float32 // [size], [dim] a term of its approximation
 }
 
-func newEncoder() any { return new(encoder) }
+// free holds what was used and can be used again. It keeps all of it, for a
+// sync.Pool may drop some, and a decode loop allocates nothing.
+type free[T any] struct {
+	mu   sync.Mutex
+	list []*T
+}
+
+func (f *free[T]) get() *T {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.list); n > 0 {
+		x := f.list[n-1]
+		f.list = f.list[:n-1]
+		return x
+	}
+	return new(T)
+}
+
+func (f *free[T]) put(x *T) {
+	f.mu.Lock()
+	f.list = append(f.list, x)
+	f.mu.Unlock()
+}
 
 // encode codes a head of a page. It reports whether that can be coded.
 func (e *encoder) encode(r *reader, src, dst int64, size, head int) bool {
