@@ -30,7 +30,7 @@ func open(t *testing.T) *Backend {
 // of operations and codings that this backend does not have.
 func TestConformance(t *testing.T) {
 	const coding = "coding=" // of codes other than INT8 and INT4, keys per channel and values in groups
-	lacks := []string{"scores", "scoreloss", "rowscores", "codescores", "scan", "scanbackward", "columnmax"}
+	lacks := []string{"scoreloss", "scan", "scanbackward"}
 	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool {
 		if strings.Contains(c.Name, coding) {
 			return false
@@ -50,7 +50,6 @@ func TestScoresAreUnsupported(t *testing.T) {
 	q := tensor.New(tensor.F32, 1, 1, 2)
 	starts, side := []int32{0, 1}, kernel.ScoreSide{Query: q, Key: q, Scale: 1}
 	for _, err := range []error{
-		b.Scores(&kernel.ScoresArgs{Query: q, Key: q, QueryStart: starts, KeyStart: starts, Out: tensor.New(tensor.F32, 1, 1)}),
 		b.ScoreLoss(&kernel.ScoreLossArgs{Student: side, Teacher: side, QueryStart: starts, KeyStart: starts, Out: tensor.New(tensor.F32, 1, 1)}),
 	} {
 		if !errors.Is(err, errors.ErrUnsupported) {

@@ -123,9 +123,6 @@ func (a *attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
 	if !a.spec.ColumnStats {
 		return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{"ColumnStats of a kernel without Spec.ColumnStats"}}
 	}
-	if args != nil && args.Maximum {
-		return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{"ColumnStats with Maximum"}}
-	}
 	if err := a.begin(); err != nil {
 		return err
 	}
@@ -150,6 +147,9 @@ func (a *attention) ColumnStats(args *kernel.ColumnStatsArgs) error {
 	setScalars(&p.a.lse, &args.LSE)
 	setScalars(&p.out, &args.Out)
 	p.stats, p.power, p.window, p.delta = 1, C.int32_t(args.Power), C.int32_t(min(args.Window, 1<<30)), 0
+	if p.maximum = 0; args.Maximum {
+		p.maximum = 1
+	}
 	err := a.launch("column_stats_64", len(a.plan.spans), g.shared)
 	p.delta = C.uint64_t(g.space.addr)
 	return err

@@ -27,7 +27,7 @@ func blocksFor(n int64, each int64) int { return int(min((n+each-1)/each, opBloc
 func (b *Backend) withTables(launch func(at []uint64) error, tables ...[]byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var at [4]uint64
+	var at [6]uint64
 	b.tables = b.tables[:0]
 	for i, t := range tables {
 		for len(b.tables)%16 != 0 {

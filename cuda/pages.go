@@ -69,22 +69,6 @@ func (b *Backend) PageScores(a *kernel.PageScoresArgs) error {
 	}, bytesOf(a.QueryStart), bytesOf(a.Pages.Indptr), bytesOf(a.Pages.Indices))
 }
 
-// RowScores is not on the device.
-func (b *Backend) RowScores(a *kernel.RowScoresArgs) error {
-	if err := a.Validate(); err != nil {
-		return err
-	}
-	return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{"RowScores"}}
-}
-
-// CodeScores is not on the device.
-func (b *Backend) CodeScores(a *kernel.CodeScoresArgs) error {
-	if err := a.Validate(); err != nil {
-		return err
-	}
-	return &kernel.UnsupportedError{Backend: "cuda", Reasons: []string{"CodeScores"}}
-}
-
 // EncodePages codes plain pages. It waits for the device: which pages could be
 // coded is known only then.
 func (b *Backend) EncodePages(a *kernel.EncodeArgs) error {

@@ -22,11 +22,12 @@
 // sum; where an operand is not finite they are skipped.
 #pragma once
 
+#include "product.cuh"
 #include "rotary.cuh"
 #include "score.cuh"
 #include "visible.cuh"
 
-enum { gradient_threads = 128, slice = 64, slice_row = slice + 4 };
+enum { gradient_threads = product_threads };
 
 // turned4 is features d … d+3 of a row that load reads by fours, turned by a row
 // of the table, or back.
@@ -234,20 +235,7 @@ struct Gradient {
 			keys_of(k, coded, f8, d0, features, v);
 			sync();
 			int have = features - d0 < slice ? features - d0 : slice;
-			UNROLL_BY(1) for (int d = 0; d < have; d += 4) {
-				float4 key[4];
-				UNROLL for (int c = 0; c < 4; c++) key[c] = load_shared((const float4 *)(y + (i + 16 * c) * slice_row + d));
-				UNROLL for (int a = 0; a < 8; a++) {
-					float4 e = load_shared((const float4 *)(x + (gr + 8 * a) * slice_row + d));
-					UNROLL for (int c = 0; c < 4; c++) {
-						float sum = s[a][c];
-						sum = fma_(key[c].x, e.x, sum);
-						sum = fma_(key[c].y, e.y, sum);
-						sum = fma_(key[c].z, e.z, sum);
-						s[a][c] = fma_(key[c].w, e.w, sum);
-					}
-				}
-			}
+			add_products<64>(s, x, y, gr, i, have);
 		}
 	}
 
@@ -540,6 +528,13 @@ struct Gradient {
 				set_rows(it, since);
 				if (!weights() || tid >= 64)
 					continue;
+				if (q.maximum) {
+					for (int r = 0; r < rows; r++) {
+						float f = load_shared(w + r * slice_row + tid);
+						total = total != total || f <= total ? total : f;
+					}
+					continue;
+				}
 				UNROLL_BY(4) for (int r = 0; r < rows; r++) total = add_(total, load_shared(w + r * slice_row + tid));
 			}
 			if (tid < n)

@@ -152,7 +152,7 @@ typedef struct {
 	uint64_t delta;         // float [tokens][heads], of backward
 	uint64_t sums, turned;  // of each thread block: see gradient.cuh
 	int32_t slices; // of 64 features that a block has sums of
-	int32_t stats, power, window;
+	int32_t stats, power, window, maximum, unused;
 } lc_gradient_params;
 
 // lc_merge_params joins states: kernel.MergeArgs.
@@ -216,6 +216,34 @@ typedef struct {
 	float scale;
 } lc_scores_params;
 
+// lc_key_scores_params asks for the scores of keys: kernel.RowScoresArgs, and with
+// page_size 0 kernel.ScoresArgs. An item is 64 keys and some rows of a sequence and
+// KV head.
+typedef struct {
+	lc_tensor query, key;
+	lc_tensor out;         // without pages [heads, 1, Σ Q·K]
+	uint64_t query_start;  // int32 [n+1]
+	uint64_t key_start;    // int32 [n+1]; with pages of the block table
+	uint64_t seq_lens;     // int32 [n], with pages
+	uint64_t pages;        // int32
+	uint64_t channels;     // int32 [tokens][heads][features]; 0: all, ascending
+	uint64_t pairs;        // int64 [n] Q·K of the sequences before, without pages
+	int64_t items, row_blocks, tiles; // blocks of rows, and tiles of keys, of the longest sequence
+	int64_t columns;       // of out
+	int32_t heads, group, features, page_size;
+	float scale;
+	int32_t unused;
+} lc_key_scores_params;
+
+// lc_code_scores_params asks for the scores of keys that are codes:
+// kernel.CodeScoresArgs. An item is 256 keys of a sequence and KV head.
+typedef struct {
+	lc_tensor table, codes, out;
+	uint64_t query_start, key_start, seq_lens, pages; // int32
+	int64_t items, tiles, columns;
+	int32_t heads, group, parts, codes_of_part, page_size, unused;
+} lc_code_scores_params;
+
 // lc_topk_params finds the largest scores of rows: kernel.TopKArgs.
 typedef struct {
 	lc_tensor scores;
@@ -277,6 +305,11 @@ static inline LC_ANYWHERE int64_t lc_gradient_turned(int32_t terms, int32_t head
 
 // lc_scores_shared and lc_topk_shared are the bytes of shared memory of
 // page_scores and topk_rows.
+// lc_key_scores_shared and lc_code_scores_shared are those of key_scores, of so
+// many rows, and of code_scores.
+enum { lc_code_floats = 8192 };
+static inline LC_ANYWHERE int32_t lc_key_scores_shared(int32_t rows) { return 4 * (rows + lc_tile) * 68 + 8 * lc_tile; }
+static inline LC_ANYWHERE int32_t lc_code_scores_shared(void) { return 4 * lc_code_floats; }
 static inline LC_ANYWHERE int32_t lc_topk_shared(void) { return 4 * (256 + 8); }
 static inline LC_ANYWHERE int32_t lc_scores_shared(void) { return 4 * (64 + 16) * (32 + 1); }
 
@@ -289,7 +322,7 @@ LC_SIZE(lc_item, 40);
 LC_SIZE(lc_counts, 16);
 LC_SIZE(lc_attention_params, 1000);
 LC_SIZE(lc_span, 24);
-LC_SIZE(lc_gradient_params, 1312);
+LC_SIZE(lc_gradient_params, 1320);
 LC_SIZE(lc_merge_params, 256);
 LC_SIZE(lc_rotate_params, 96);
 LC_SIZE(lc_append_params, 152);
@@ -299,6 +332,8 @@ LC_SIZE(lc_roof_params, 24);
 LC_SIZE(lc_bounds_params, 208);
 LC_SIZE(lc_scores_params, 256);
 LC_SIZE(lc_encode_params, 272);
+LC_SIZE(lc_key_scores_params, 248);
+LC_SIZE(lc_code_scores_params, 224);
 LC_SIZE(lc_topk_params, 88);
 #undef LC_SIZE
 
