@@ -3,7 +3,6 @@
 package cuda
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
@@ -30,7 +29,7 @@ func open(t *testing.T) *Backend {
 // of operations and codings that this backend does not have.
 func TestConformance(t *testing.T) {
 	const coding = "coding=" // of codes other than INT8 and INT4, keys per channel and values in groups
-	lacks := []string{"scoreloss", "scan", "scanbackward"}
+	lacks := []string{"scan", "scanbackward"}
 	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool {
 		if strings.Contains(c.Name, coding) {
 			return false
@@ -42,20 +41,6 @@ func TestConformance(t *testing.T) {
 		}
 		return true
 	})
-}
-
-// TestScoresAreUnsupported: the error is one that a caller can tell.
-func TestScoresAreUnsupported(t *testing.T) {
-	b := open(t)
-	q := tensor.New(tensor.F32, 1, 1, 2)
-	starts, side := []int32{0, 1}, kernel.ScoreSide{Query: q, Key: q, Scale: 1}
-	for _, err := range []error{
-		b.ScoreLoss(&kernel.ScoreLossArgs{Student: side, Teacher: side, QueryStart: starts, KeyStart: starts, Out: tensor.New(tensor.F32, 1, 1)}),
-	} {
-		if !errors.Is(err, errors.ErrUnsupported) {
-			t.Errorf("%v, want an UnsupportedError", err)
-		}
-	}
 }
 
 // TestRunAllocatesNothing: neither memory of Go nor of the device is taken by a

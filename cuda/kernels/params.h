@@ -244,6 +244,24 @@ typedef struct {
 	int32_t heads, group, parts, codes_of_part, page_size, unused;
 } lc_code_scores_params;
 
+// lc_loss_params compares the scores of two models: kernel.ScoreLossArgs. An item
+// is 64 queries of a head of a sequence, or 64 keys of a KV head of Student.
+typedef struct {
+	lc_tensor query, key;
+	float scale;
+	int32_t group, features, unused;
+} lc_score_side;
+
+typedef struct {
+	lc_score_side student, teacher;
+	lc_tensor dquery, dkey;          // data 0: no gradient
+	lc_scalars out;
+	uint64_t query_start, key_start; // int32 [n+1]
+	int64_t items, tiles;            // tiles of the longest sequence
+	int32_t heads, unused;
+	float zero_below, gradient;
+} lc_loss_params;
+
 // lc_topk_params finds the largest scores of rows: kernel.TopKArgs.
 typedef struct {
 	lc_tensor scores;
@@ -310,6 +328,8 @@ static inline LC_ANYWHERE int64_t lc_gradient_turned(int32_t terms, int32_t head
 enum { lc_code_floats = 8192 };
 static inline LC_ANYWHERE int32_t lc_key_scores_shared(int32_t rows) { return 4 * (rows + lc_tile) * 68 + 8 * lc_tile; }
 static inline LC_ANYWHERE int32_t lc_code_scores_shared(void) { return 4 * lc_code_floats; }
+// lc_loss_shared is that of loss_queries and loss_keys.
+static inline LC_ANYWHERE int32_t lc_loss_shared(void) { return 4 * 3 * 64 * 68; }
 static inline LC_ANYWHERE int32_t lc_topk_shared(void) { return 4 * (256 + 8); }
 static inline LC_ANYWHERE int32_t lc_scores_shared(void) { return 4 * (64 + 16) * (32 + 1); }
 
@@ -334,6 +354,8 @@ LC_SIZE(lc_scores_params, 256);
 LC_SIZE(lc_encode_params, 272);
 LC_SIZE(lc_key_scores_params, 248);
 LC_SIZE(lc_code_scores_params, 224);
+LC_SIZE(lc_score_side, 112);
+LC_SIZE(lc_loss_params, 400);
 LC_SIZE(lc_topk_params, 88);
 #undef LC_SIZE
 
