@@ -40,6 +40,7 @@ type Backend struct {
 	mu      sync.Mutex // of what follows
 	scratch buffer     // tables of the operation under way
 	tables  []byte
+	space   buffer // states of a Scan under way
 
 	recording atomic.Pointer[recording]
 }
@@ -50,14 +51,16 @@ func Open(device int) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{dev: dev, scratch: buffer{dev: dev}}, nil
+	return &Backend{dev: dev, scratch: buffer{dev: dev}, space: buffer{dev: dev}}, nil
 }
 
 // Name returns "cuda".
 func (*Backend) Name() string { return "cuda" }
 
 // Close gives the device back. No method may be called afterwards.
-func (b *Backend) Close() error { return errors.Join(b.scratch.Close(), b.dev.close()) }
+func (b *Backend) Close() error {
+	return errors.Join(b.scratch.Close(), b.space.Close(), b.dev.close())
+}
 
 // Wait waits until all that was asked for is done.
 func (b *Backend) Wait() error { return b.dev.wait() }

@@ -29,7 +29,7 @@ func open(t *testing.T) *Backend {
 // of operations and codings that this backend does not have.
 func TestConformance(t *testing.T) {
 	const coding = "coding=" // of codes other than INT8 and INT4, keys per channel and values in groups
-	lacks := []string{"scan", "scanbackward"}
+	lacks := []string{"scanbackward"}
 	kerneltest.Run(t, open(t), func(c kerneltest.Case, _ kernel.Policy) bool {
 		if strings.Contains(c.Name, coding) {
 			return false

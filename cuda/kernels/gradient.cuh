@@ -340,48 +340,21 @@ struct Gradient {
 			UNROLL for (int k = 0; k < 8; k++) store_global(sum(x, k), zeros());
 	}
 
-	template <bool Careful> DEV_METHOD static float accumulate(float v, float f, float o) {
-		if (Careful && as_bits(f) == 0x80000000u)
-			return o;
-		return fma_(v, f, o);
-	}
-	template <bool Careful> DEV_METHOD static void accumulate4(float4 v, float f, float4 &o) {
-		o = {accumulate<Careful>(v.x, f, o.x), accumulate<Careful>(v.y, f, o.y), accumulate<Careful>(v.z, f, o.z), accumulate<Careful>(v.w, f, o.w)};
-	}
-
 	// add_keys adds to the sums of slice at, for rows gr + 8k, weights times the
 	// keys in y, ascending.
-	template <bool Careful> DEV_METHOD void add_keys(const float *weights, int at) {
+	template <Which W> DEV_METHOD void add_keys(const float *weights, int at) {
 		float4 o[8];
 		UNROLL for (int k = 0; k < 8; k++) o[k] = load_global((const float4 *)sum(at, k));
-		UNROLL_BY(1) for (int j = 0; j < n; j += 4) {
-			float4 f[8];
-			UNROLL for (int k = 0; k < 8; k++) f[k] = load_shared((const float4 *)(weights + (gr + 8 * k) * slice_row + j));
-			UNROLL for (int e = 0; e < 4; e++) {
-				float4 v = load_shared((const float4 *)(y + (j + e) * slice_row + 4 * i));
-				UNROLL for (int k = 0; k < 8; k++) accumulate4<Careful>(v, e == 0 ? f[k].x : e == 1 ? f[k].y : e == 2 ? f[k].z : f[k].w, o[k]);
-			}
-		}
+		add_weighted<W>(o, weights, y, gr, i, n);
 		UNROLL for (int k = 0; k < 8; k++) store_global(sum(at, k), o[k]);
 	}
 
 	// add_rows adds to the sums of slice at, for keys 8·gr + k, weights times the
 	// rows in x, ascending.
-	template <bool Careful> DEV_METHOD void add_rows(const float *weights, int at) {
+	template <Which W> DEV_METHOD void add_rows(const float *weights, int at) {
 		float4 o[8];
 		UNROLL for (int k = 0; k < 8; k++) o[k] = load_global((const float4 *)sum(at, k));
-		UNROLL_BY(1) for (int r = 0; r < rows; r++) {
-			float4 v = load_shared((const float4 *)(x + r * slice_row + 4 * i));
-			float4 a = load_shared((const float4 *)(weights + r * slice_row + 8 * gr)), b = load_shared((const float4 *)(weights + r * slice_row + 8 * gr + 4));
-			accumulate4<Careful>(v, a.x, o[0]);
-			accumulate4<Careful>(v, a.y, o[1]);
-			accumulate4<Careful>(v, a.z, o[2]);
-			accumulate4<Careful>(v, a.w, o[3]);
-			accumulate4<Careful>(v, b.x, o[4]);
-			accumulate4<Careful>(v, b.y, o[5]);
-			accumulate4<Careful>(v, b.z, o[6]);
-			accumulate4<Careful>(v, b.w, o[7]);
-		}
+		add_columns<W>(o, weights, x, gr, i, rows);
 		UNROLL for (int k = 0; k < 8; k++) store_global(sum(at, k), o[k]);
 	}
 
@@ -390,18 +363,18 @@ struct Gradient {
 		UNROLL_BY(1) for (int d0 = 0; d0 < features; d0 += slice, at++) {
 			sync(); // x is read, the weights are there
 			if (sync_or(!rows_of(t, d0, features, v)))
-				add_rows<true>(weights, at);
+				add_rows<seen_weights>(weights, at);
 			else
-				add_rows<false>(weights, at);
+				add_rows<all_weights>(weights, at);
 		}
 	}
 	DEV_METHOD void add_key_slices(const float *weights, int v, int at) {
 		UNROLL_BY(1) for (int d0 = 0; d0 < p.head_dim; d0 += slice, at++) {
 			sync();
 			if (sync_or(!keys_of(p.key, p.coded_key, 1.0f, d0, p.head_dim, v)))
-				add_keys<true>(weights, at);
+				add_keys<seen_weights>(weights, at);
 			else
-				add_keys<false>(weights, at);
+				add_keys<all_weights>(weights, at);
 		}
 	}
 

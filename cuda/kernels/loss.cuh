@@ -77,7 +77,7 @@ struct Loss {
 	DEV_METHOD bool is_zeroed(float f) const { return p.zero_below < 0.0f && f <= p.zero_below; }
 
 	// differences leaves them in s and in w, and returns which scores of Student were
-	// set to 0. What is not there is −0, which changes no sum.
+	// set to 0.
 	DEV_METHOD unsigned differences() {
 		unsigned zeroed = 0;
 		scores(p.teacher);
@@ -91,7 +91,7 @@ struct Loss {
 					s[a][c] = 0.0f;
 					zeroed |= 1u << (4 * a + c);
 				}
-				s[a][c] = i + 16 * c < n ? sub_(s[a][c], is_zeroed(other) ? 0.0f : other) : -0.0f;
+				s[a][c] = sub_(s[a][c], is_zeroed(other) ? 0.0f : other);
 				store_shared(at, s[a][c]);
 			}
 		return zeroed;
@@ -100,30 +100,9 @@ struct Loss {
 	// weigh makes gradients of the scores of the differences, in w.
 	DEV_METHOD void weigh(unsigned zeroed) {
 		UNROLL for (int a = 0; a < 8; a++)
-			UNROLL for (int c = 0; c < 4; c++) {
-				float f = zeroed >> (4 * a + c) & 1 ? 0.0f : mul_(s[a][c], p.gradient);
-				store_shared(w + (gr + 8 * a) * slice_row + i + 16 * c, i + 16 * c < n ? f : -0.0f);
-			}
+			UNROLL for (int c = 0; c < 4; c++)
+				store_shared(w + (gr + 8 * a) * slice_row + i + 16 * c, zeroed >> (4 * a + c) & 1 ? 0.0f : mul_(s[a][c], p.gradient));
 	}
-
-	// sum4 and keep4 are sums in a tensor that this thread alone writes.
-	DEV_METHOD static float4 sum4(const lc_tensor &t, int64_t at, int d, int n) {
-		float4 f = zeros();
-		at += d * t.dim;
-		if (d < n && t.vector >= 4)
-			return load_global((const float4 *)((const float *)t.data + at));
-		if (d < n)
-			f.x = load_element<false>(t, at);
-		if (d + 1 < n)
-			f.y = load_element<false>(t, at + t.dim);
-		if (d + 2 < n)
-			f.z = load_element<false>(t, at + 2 * t.dim);
-		if (d + 3 < n)
-			f.w = load_element<false>(t, at + 3 * t.dim);
-		return f;
-	}
-
-	DEV_METHOD static void accumulate(float4 v, float f, float4 &o) { o = {fma_(v.x, f, o.x), fma_(v.y, f, o.y), fma_(v.z, f, o.z), fma_(v.w, f, o.w)}; }
 
 	// add_keys adds to DQuery what the keys of the tile give, ascending.
 	DEV_METHOD void add_keys(bool first) {
@@ -135,16 +114,9 @@ struct Loss {
 			float4 o[8];
 			UNROLL for (int k = 0; k < 8; k++) {
 				int r = gr + 8 * k;
-				o[k] = first || r >= rows ? zeros() : sum4(p.dquery, (t0 + r) * p.dquery.row + head * p.dquery.head, d0 + 4 * i, features);
+				o[k] = first || r >= rows ? zeros() : load4<false>(p.dquery, (t0 + r) * p.dquery.row + head * p.dquery.head, d0 + 4 * i, features);
 			}
-			UNROLL_BY(1) for (int j = 0; j < n; j += 4) {
-				float4 f[8];
-				UNROLL for (int k = 0; k < 8; k++) f[k] = load_shared((const float4 *)(w + (gr + 8 * k) * slice_row + j));
-				UNROLL for (int e = 0; e < 4; e++) {
-					float4 v = load_shared((const float4 *)(y + (j + e) * slice_row + 4 * i));
-					UNROLL for (int k = 0; k < 8; k++) accumulate(v, e == 0 ? f[k].x : e == 1 ? f[k].y : e == 2 ? f[k].z : f[k].w, o[k]);
-				}
-			}
+			add_weighted<all_weights>(o, w, y, gr, i, n);
 			UNROLL for (int k = 0; k < 8; k++) {
 				int r = gr + 8 * k;
 				if (r < rows)
@@ -163,20 +135,9 @@ struct Loss {
 			float4 o[8];
 			UNROLL for (int k = 0; k < 8; k++) {
 				int j = 8 * gr + k;
-				o[k] = first || j >= n ? zeros() : sum4(p.dkey, (k0 + j) * p.dkey.row + kv_head * p.dkey.head, d0 + 4 * i, features);
+				o[k] = first || j >= n ? zeros() : load4<false>(p.dkey, (k0 + j) * p.dkey.row + kv_head * p.dkey.head, d0 + 4 * i, features);
 			}
-			UNROLL_BY(1) for (int r = 0; r < rows; r++) {
-				float4 v = load_shared((const float4 *)(x + r * slice_row + 4 * i));
-				float4 a = load_shared((const float4 *)(w + r * slice_row + 8 * gr)), b = load_shared((const float4 *)(w + r * slice_row + 8 * gr + 4));
-				accumulate(v, a.x, o[0]);
-				accumulate(v, a.y, o[1]);
-				accumulate(v, a.z, o[2]);
-				accumulate(v, a.w, o[3]);
-				accumulate(v, b.x, o[4]);
-				accumulate(v, b.y, o[5]);
-				accumulate(v, b.z, o[6]);
-				accumulate(v, b.w, o[7]);
-			}
+			add_columns<all_weights>(o, w, x, gr, i, rows);
 			UNROLL for (int k = 0; k < 8; k++) {
 				int j = 8 * gr + k;
 				if (j < n)

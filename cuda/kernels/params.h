@@ -262,6 +262,24 @@ typedef struct {
 	float zero_below, gradient;
 } lc_loss_params;
 
+// lc_scan_params runs tokens through states: kernel.ScanArgs. An item is 64 features
+// of the values of a head of a sequence. The strides of a state [slots, heads,
+// channels, features] are row, slot, head and dim.
+typedef struct {
+	lc_tensor query, key, value, out;
+	lc_tensor state;
+	lc_tensor gate;              // of channels
+	lc_scalars gates, beta;      // of heads
+	lc_scalars bonus;
+	uint64_t query_start;        // int32 [n+1]
+	uint64_t from, to;           // int32 slots [n]; 0: none
+	uint64_t space;              // float [items][key_dim][64]: states of sequences whose last is not kept
+	int64_t items;
+	int32_t heads, group;        // heads of a key head
+	int32_t key_dim, value_dim, slices; // of 64 features of values
+	float scale;
+} lc_scan_params;
+
 // lc_topk_params finds the largest scores of rows: kernel.TopKArgs.
 typedef struct {
 	lc_tensor scores;
@@ -330,6 +348,8 @@ static inline LC_ANYWHERE int32_t lc_key_scores_shared(int32_t rows) { return 4 
 static inline LC_ANYWHERE int32_t lc_code_scores_shared(void) { return 4 * lc_code_floats; }
 // lc_loss_shared is that of loss_queries and loss_keys.
 static inline LC_ANYWHERE int32_t lc_loss_shared(void) { return 4 * 3 * 64 * 68; }
+// lc_scan_shared is that of the scans, with gates of channels or without.
+static inline LC_ANYWHERE int32_t lc_scan_shared(int32_t channels) { return 4 * (4 * 64 * 68 + 5 * 64) + 8 * (channels ? 65 * 64 : 66); }
 static inline LC_ANYWHERE int32_t lc_topk_shared(void) { return 4 * (256 + 8); }
 static inline LC_ANYWHERE int32_t lc_scores_shared(void) { return 4 * (64 + 16) * (32 + 1); }
 
@@ -356,6 +376,7 @@ LC_SIZE(lc_key_scores_params, 248);
 LC_SIZE(lc_code_scores_params, 224);
 LC_SIZE(lc_score_side, 112);
 LC_SIZE(lc_loss_params, 400);
+LC_SIZE(lc_scan_params, 448);
 LC_SIZE(lc_topk_params, 88);
 #undef LC_SIZE
 

@@ -53,6 +53,7 @@ DEV float sub_(float a, float b) { return a - b; }
 DEV float div_(float a, float b) { return a / b; }
 DEV float max_(float a, float b) { return b > a ? b : a; } // a number a
 DEV float to_float(int64_t x) { return (float)x; }
+DEV float to_float(double x) { return (float)x; }
 DEV uint32_t as_bits(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
 DEV float from_bits(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
 
@@ -126,6 +127,7 @@ DEV float sub_(float a, float b) { return __fsub_rn(a, b); }
 DEV float div_(float a, float b) { return __fdiv_rn(a, b); }
 DEV float max_(float a, float b) { return fmaxf(a, b); }
 DEV float to_float(int64_t x) { return __ll2float_rn(x); }
+DEV float to_float(double x) { return __double2float_rn(x); }
 DEV uint32_t as_bits(float x) { return __float_as_uint(x); }
 DEV float from_bits(uint32_t u) { return __uint_as_float(u); }
 

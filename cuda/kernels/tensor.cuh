@@ -39,19 +39,16 @@ DEV uint8_t narrow_f8(float x, uint32_t frac, uint32_t bias, uint32_t largest) {
 	return sign | (u < largest ? u : largest);
 }
 
+template <bool Const, class T> DEV T load_from(const T *x) { return Const ? load_const(x) : load_global(x); }
+
 // load_bits is an element as it is stored. Memory that the kernel writes too
 // must not go through the cache for constants.
 template <bool Const = true> DEV uint32_t load_bits(const lc_tensor &t, int64_t at) {
-	if (t.dtype == lc_f32) {
-		const uint32_t *x = (const uint32_t *)t.data + at;
-		return Const ? load_const(x) : load_global(x);
-	}
-	if (t.dtype <= lc_bf16) {
-		const uint16_t *x = (const uint16_t *)t.data + at;
-		return Const ? load_const(x) : load_global(x);
-	}
-	const uint8_t *x = (const uint8_t *)t.data + at;
-	return Const ? load_const(x) : load_global(x);
+	if (t.dtype == lc_f32)
+		return load_from<Const>((const uint32_t *)t.data + at);
+	if (t.dtype <= lc_bf16)
+		return load_from<Const>((const uint16_t *)t.data + at);
+	return load_from<Const>((const uint8_t *)t.data + at);
 }
 
 DEV void store_bits(const lc_tensor &t, int64_t at, uint32_t u) {
@@ -121,28 +118,28 @@ DEV bool finite4(float4 x) {
 
 // load4 is features d … d+3 of the row that begins at element at, of n features
 // in all; zeros past them. d is a multiple of 4.
-DEV float4 load4(const lc_tensor &t, int64_t at, int d, int n) {
+template <bool Const = true> DEV float4 load4(const lc_tensor &t, int64_t at, int d, int n) {
 	if (d >= n)
 		return zeros();
 	at += d * t.dim;
 	if (t.vector < 4) {
 		float4 x = zeros();
-		x.x = load_element(t, at);
+		x.x = load_element<Const>(t, at);
 		if (d + 1 < n)
-			x.y = load_element(t, at + t.dim);
+			x.y = load_element<Const>(t, at + t.dim);
 		if (d + 2 < n)
-			x.z = load_element(t, at + 2 * t.dim);
+			x.z = load_element<Const>(t, at + 2 * t.dim);
 		if (d + 3 < n)
-			x.w = load_element(t, at + 3 * t.dim);
+			x.w = load_element<Const>(t, at + 3 * t.dim);
 		return x;
 	}
 	if (t.dtype == lc_f32)
-		return load_const((const float4 *)((const float *)t.data + at));
+		return load_from<Const>((const float4 *)((const float *)t.data + at));
 	if (t.dtype <= lc_bf16) {
-		uint2 u = load_const((const uint2 *)((const uint16_t *)t.data + at));
+		uint2 u = load_from<Const>((const uint2 *)((const uint16_t *)t.data + at));
 		return widen4(t.dtype, {u.x, u.y, 0, 0}, 0);
 	}
-	return widen4(t.dtype, {load_const((const uint32_t *)((const uint8_t *)t.data + at)), 0, 0, 0}, 0);
+	return widen4(t.dtype, {load_from<Const>((const uint32_t *)((const uint8_t *)t.data + at)), 0, 0, 0}, 0);
 }
 
 DEV void store_element(const lc_tensor &t, int64_t at, float x) { store_bits(t, at, narrow(t.dtype, x)); }
