@@ -68,8 +68,7 @@ template <int Rows> struct KeyScores {
 		have = left < 0 ? 0 : left < lc_tile ? (int)left : (int)lc_tile;
 		if (rows <= 0 || (p.page_size == 0 && have == 0))
 			return false;
-		sync(); // the last places are read
-		if (thread_index() < have) {
+		if (thread_index() < have) { // the last places were read before the last products
 			int64_t j = j0 + thread_index(), at = (first + j) * p.key.row;
 			if (p.page_size > 0)
 				at = load_const((const int32_t *)p.pages + first + j / p.page_size) * p.key.row + j % p.page_size * p.key.slot;

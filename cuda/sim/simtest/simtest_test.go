@@ -73,7 +73,7 @@ func run(t *testing.T, program, seed, race string) (said string, ok bool) {
 // TestOrders: the kernels give the bits of the rules in whatever order warps
 // and lanes run, and no two threads meet without a barrier.
 func TestOrders(t *testing.T) {
-	for _, harness := range []string{"harness.cpp", "gradient.cpp"} {
+	for _, harness := range []string{"harness.cpp", "gradient.cpp", "scores.cpp", "scan.cpp"} {
 		t.Run(harness, func(t *testing.T) { orders(t, build(t, harness, asItStands)) })
 	}
 }
@@ -133,6 +133,24 @@ var bugs = []bug{
 	{"gradient: rows past the end", "gradient.cuh", "if (r < rows && d0 + d < features) {", "if (d0 + d < features) {", "address"},
 	{"gradient: queries before the window", "gradient.cuh", "bool here = tid < rows && tid >= first;", "bool here = tid < rows;", "bits"},
 	{"gradient: too little shared memory", "params.h", "(2 + terms) * 64) + 8 * 64 * (2 + terms); }", "(2 + terms) * 64) + 8 * 64 * (1 + terms); }", "address"},
+	{"scores: no barrier before a slice is overwritten", "scores.cuh", "\t\t\tsync(); // the last slice is read, the places are there\n", "", "bits"},
+	{"scores: no barrier after a slice", "scores.cuh", "\t\t\tload_keys(c0, n);\n\t\t\tsync();\n", "\t\t\tload_keys(c0, n);\n", "bits"},
+	{"scores: keys past the end", "scores.cuh", "if (thread_index() < have) {", "if (thread_index() < lc_tile) {", "address"},
+	{"scores: rows of another token", "scores.cuh", "end = (token + 1) * p.group;", "end = all;", "bits"},
+	{"scores: too little shared memory", "params.h", "4 * (rows + lc_tile) * 68 + 8 * lc_tile; }", "4 * (rows + lc_tile) * 68; }", "address"},
+	{"scores: no barrier before other parts", "scores.cuh", "\t\t\t\tsync(); // the last scores are read\n", "", "bits"},
+	{"scores: no barrier before gradients", "loss.cuh", "\t\t\tsync(); // and read\n", "", "bits"},
+	{"scores: no barrier before the differences", "loss.cuh", "\t\t\tsync(); // the differences are there\n", "", "bits"},
+	{"scores: gradients of scores that were set to 0", "loss.cuh", "zeroed >> (4 * a + c) & 1 ? 0.0f : mul_", "mul_", "bits"},
+	{"scan: no barrier after the gates", "scan.cuh", "\t\t\tsync(); // the gates are there, what was before is read\n\t\t\tfill(a", "\t\t\tfill(a", "bits"},
+	{"scan: no barrier before the state is read", "scan.cuh", "\t\t\tsync();\n\t\t\tadd_weighted<all_weights>(o, a, z", "\t\t\tadd_weighted<all_weights>(o, a, z", "bits"},
+	{"scan: no barrier between levels", "scan.cuh", "\t\tsync(); // the last level is read\n", "", "bits"},
+	{"scan: no barrier before the weights", "scan.cuh", "\t\tsync(); // queries and keys are read\n", "", "bits"},
+	{"scan: factors to the wrong side of a boundary", "scan.cuh", "second ? decayed(mid, at) : decayed(at, mid)", "decayed(at, mid)", "bits"},
+	{"scan: a bonus that comes a token late", "scan.cuh", "sum(r + 1 - (second ? shift : 0), d + e)", "sum(r + 1, d + e)", "bits"},
+	{"scan: no barrier between what is solved", "scan.cuh", "\t\t\t\tstore_shared((float4 *)(u + r * slice_row + 4 * i), o);\n\t\t\t}\n\t\t\tsync();", "\t\t\t\tstore_shared((float4 *)(u + r * slice_row + 4 * i), o);\n\t\t\t}", "bits"},
+	{"scan: the state of the first chunk for all", "scan.cuh", "\t\t\tfirst = false;\n", "", "bits"},
+	{"scan: too little shared memory", "params.h", "(channels ? 65 * 64 : 66)", "(channels ? 64 * 64 : 66)", "address"},
 	{"too little shared memory", "params.h", "+ 6 * rows +", "+ 2 * rows +", "address"},
 }
 
@@ -146,8 +164,8 @@ func TestPlantedBugs(t *testing.T) {
 			t.Parallel()
 			planted := 0
 			harness := "harness.cpp"
-			if strings.HasPrefix(b.name, "gradient: ") {
-				harness = "gradient.cpp"
+			if name, _, ok := strings.Cut(b.name, ": "); ok {
+				harness = name + ".cpp"
 			}
 			program := build(t, harness, func(name, text string) string {
 				if name == b.file {
