@@ -52,7 +52,7 @@ func Modules() []Module {
 	for _, s := range Selectors() {
 		out = append(out, s.module())
 	}
-	return append(out, Module{TinyBERT{}.Name(), arxiv + "1909.10351", "loss", "none", "a teacher with as many heads; encoders", "cpu",
+	return append(out, Module{TinyBERT{}.Name(), arxiv + "1909.10351", "loss", "none", "a teacher with as many heads; encoders", everywhere,
 		"Bidirectional masks; heads of any size; ragged batches", func(ModelSizes) any { return TinyBERT{ZeroBelow: -100} }})
 }
 

@@ -31,8 +31,8 @@ import (
 // Cost: two products of queries and keys, and with gradients two more for the
 // student. No score is stored; a worker keeps the gradient of one head's keys.
 //
-// Limits: on the CPU. The losses of embeddings, hidden states and predictions are
-// sums over rows of a model, and not attention.
+// Limits: the losses of embeddings, hidden states and predictions are sums over
+// rows of a model, and not attention.
 type TinyBERT struct {
 	ZeroBelow float32 // −100 as published, 0: none
 	Padded    int     // tokens that sequences are padded to in the mean, 0: the mean is over the pairs that there are
@@ -132,18 +132,45 @@ func (m TinyBERT) Gradients(ops kernel.Ops, p *ScorePair, dLoss float64, dQuery,
 	if n > 0 {
 		a.Gradient = float32(2 * dLoss * float64(a.Student.Scale) / n)
 	}
-	a.Out = tensor.New(tensor.F32, max(q.Shape[0], 0), max(q.Shape[1], 0))
-	if err := ops.ScoreLoss(&a); err != nil {
+	sum, err := scoreLoss(ops, &a)
+	if err != nil {
 		return fail(err)
-	}
-	sum := 0.0
-	for _, x := range a.Out.F32s() {
-		sum += float64(x)
 	}
 	if n == 0 {
 		return 0, nil
 	}
 	return sum / n, nil
+}
+
+// scoreLoss is the sum over queries and heads, from the memory of the backend.
+func scoreLoss(ops kernel.Ops, a *kernel.ScoreLossArgs) (sum float64, err error) {
+	q := &a.Student.Query
+	host := tensor.New(tensor.F32, max(q.Shape[0], 0), max(q.Shape[1], 0))
+	a.Out = host
+	device, ok := ops.(interface {
+		Alloc(bytes int64) (tensor.Buffer, error)
+		CopyOut(dst []byte, src tensor.Buffer) error
+	})
+	if ok {
+		if a.Out.Buf, err = device.Alloc(4 * host.Len()); err != nil {
+			return 0, err
+		}
+		if b, ok := a.Out.Buf.(interface{ Close() error }); ok {
+			defer func() { err = errors.Join(err, b.Close()) }()
+		}
+	}
+	if err := ops.ScoreLoss(a); err != nil {
+		return 0, err
+	}
+	if ok {
+		if err := device.CopyOut(host.Bytes(), a.Out.Buf); err != nil {
+			return 0, err
+		}
+	}
+	for _, x := range host.F32s() {
+		sum += float64(x)
+	}
+	return sum, nil
 }
 
 // TeacherLayer is the layer of a teacher whose scores layer of a student learns:

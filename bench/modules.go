@@ -42,7 +42,7 @@ func listModules(_ context.Context, std streams, args []string) error {
 		i := r.Info()
 		lines = append(lines, moduleLine{Methods: []string{}, Module: attention.Module{
 			Name: i.Name, Paper: "https://arxiv.org/abs/" + strings.TrimPrefix(i.Paper, "arXiv:"), Kind: "recurrence", Claim: i.Claim,
-			Needs: "a model trained so; reads " + i.Reads.String(), Backends: "cpu", Composes: "other layers, each with pages or states of its own",
+			Needs: "a model trained so; reads " + i.Reads.String(), Backends: "cpu, cuda (forward)", Composes: "other layers, each with pages or states of its own",
 		}})
 	}
 	if *asJSON {

@@ -32,6 +32,8 @@ func (DeltaNet) problems(*Config) []string { return nil }
 
 func (DeltaNet) states(c *Config) [][3]int { return direct{}.states(c) }
 
+func (t DeltaNet) hosted() bool { return t.Normalize }
+
 func (t DeltaNet) run(l *Layer, s *Step) error { return runDelta(l, s, t.Normalize) }
 
 func (t DeltaNet) backward(l *Layer, s *Step, g *Gradients) error {

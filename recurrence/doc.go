@@ -16,4 +16,10 @@
 // P = KeyDim·ValueDim and C = kernel.TileSize: plain and gated recurrences take
 // 4·P + C·(KeyDim + ValueDim), the delta rule 6·P + 2·C·(KeyDim + ValueDim), and
 // the state is read and written once a chunk: 8·P bytes a token in decode.
+//
+// States are in the backend's memory; the tensors of a Step may be there or in the
+// host's. What a technique computes beside its scans (lengths, exponentials, norms)
+// the host computes, from copies where the tensors are on a device: there
+// SimpleGLA, GLA, RWKV6, RetNet, Lightning, and Linear, DeltaNet and GatedDeltaNet
+// without their options are the fast ones. Backward is for backends in host memory.
 package recurrence

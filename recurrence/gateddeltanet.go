@@ -29,6 +29,8 @@ func (GatedDeltaNet) problems(*Config) []string { return nil }
 
 func (GatedDeltaNet) states(c *Config) [][3]int { return direct{}.states(c) }
 
+func (t GatedDeltaNet) hosted() bool { return t.Normalize }
+
 func (t GatedDeltaNet) run(l *Layer, s *Step) error { return runDelta(l, s, t.Normalize) }
 
 func (t GatedDeltaNet) backward(l *Layer, s *Step, g *Gradients) error {

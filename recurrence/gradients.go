@@ -27,6 +27,12 @@ func (l *Layer) Backward(s *Step, g *Gradients) error {
 	if g == nil {
 		return errors.New("recurrence: Gradients is nil")
 	}
+	for _, v := range []*tensor.View{&s.Query, &s.Key, &s.Value, &s.Out, &s.Gate, &s.Beta, &s.Input, &s.Delta, &s.Bonus,
+		&g.DOut, &g.DQuery, &g.DKey, &g.DValue, &g.DGate, &g.DBeta, &g.DInput, &g.DDelta, &g.DBonus} {
+		if err := l.checkMemory("a tensor of Backward", v, false); err != nil {
+			return err
+		}
+	}
 	if g.DOut.DType != tensor.F32 {
 		if err := checkShape("DOut", &g.DOut, s.Out.DType, s.Out.Shape[:3]); err != nil {
 			return err

@@ -63,6 +63,8 @@ func (t GSA) lower(l *Layer, s *Step) (keys, values kernel.ScanInput) {
 	return keys, values
 }
 
+func (GSA) hosted() bool { return true }
+
 func (t GSA) run(l *Layer, s *Step) error {
 	keys, values := t.lower(l, s)
 	score := like(&keys.Value)

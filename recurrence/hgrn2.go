@@ -44,6 +44,8 @@ func (HGRN2) lower(l *Layer, s *Step) kernel.ScanInput {
 	return in
 }
 
+func (HGRN2) hosted() bool { return true }
+
 func (t HGRN2) run(l *Layer, s *Step) error {
 	out := like(&s.Out)
 	if err := l.scan(s, t.lower(l, s), out); err != nil {

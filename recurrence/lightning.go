@@ -58,6 +58,8 @@ func (t Lightning) gates(heads int) []float32 {
 	return out
 }
 
+func (Lightning) hosted() bool { return false }
+
 func (t Lightning) run(l *Layer, s *Step) error {
 	return l.scan(s, l.decaying(s, t.gates(l.config.Heads)), s.Out)
 }

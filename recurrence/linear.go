@@ -37,6 +37,8 @@ func (t Linear) states(c *Config) [][3]int {
 	return direct{}.states(c)
 }
 
+func (t Linear) hosted() bool { return t.ELU || t.Normalize }
+
 func (t Linear) run(l *Layer, s *Step) error {
 	if !t.ELU && !t.Normalize {
 		return direct{}.run(l, s)

@@ -74,6 +74,8 @@ func (t Mamba2) lower(l *Layer, s *Step) (in kernel.ScanInput, delta, x []float3
 	return in, delta, x
 }
 
+func (Mamba2) hosted() bool { return true }
+
 func (t Mamba2) run(l *Layer, s *Step) error {
 	in, _, x := t.lower(l, s)
 	out := like(&s.Out)

@@ -91,6 +91,8 @@ func (x *mlstm) norm(i int, n float32) (float64, bool) {
 	return floor, false
 }
 
+func (MLSTM) hosted() bool { return true }
+
 func (t MLSTM) run(l *Layer, s *Step) error {
 	x, dim := t.lower(l, s), l.config.ValueDim
 	raw := like(&x.in.Value)

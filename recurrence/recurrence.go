@@ -17,6 +17,8 @@ type Recurrence interface {
 	problems(c *Config) []string
 	// states are the shapes of the state of a sequence, [heads, rows, columns].
 	states(c *Config) [][3]int
+	// hosted reports whether run computes more than scans, on the host.
+	hosted() bool
 	run(l *Layer, s *Step) error
 	backward(l *Layer, s *Step, g *Gradients) error
 }
@@ -167,7 +169,7 @@ func (l *Layer) Run(s *Step) error {
 	if err := l.check(s); err != nil {
 		return err
 	}
-	if err := l.rec.run(l, s); err != nil {
+	if err := l.runHere(s); err != nil {
 		return fmt.Errorf("recurrence: %s: %w", l.rec.Info().Name, err)
 	}
 	for _, slot := range s.Slots {
@@ -210,6 +212,9 @@ func (l *Layer) check(s *Step) error {
 			if err := checkShape(v.name, v.view, v.dtype, v.shape); err != nil {
 				return err
 			}
+			if err := l.checkMemory(v.name, v.view, true); err != nil {
+				return err
+			}
 		}
 	}
 	if d := s.Query.DType; d != tensor.F32 && d != tensor.F16 && d != tensor.BF16 {
@@ -243,9 +248,6 @@ func checkShape(name string, v *tensor.View, dtype tensor.DType, shape []int64) 
 	}
 	if err := v.Check(); err != nil {
 		return fmt.Errorf("recurrence: %s: %w", name, err)
-	}
-	if v.Bytes() == nil && v.Buf.Size() > 0 {
-		return fmt.Errorf("recurrence: %s is on %s, want host memory", name, v.Buf.Device())
 	}
 	return nil
 }
@@ -304,5 +306,5 @@ func (l *Layer) input(s *Step, part int) kernel.ScanInput {
 
 // scan runs a recurrence and keeps its states.
 func (l *Layer) scan(s *Step, in kernel.ScanInput, out tensor.View) error {
-	return l.backend.Scan(&kernel.ScanArgs{ScanInput: in, To: s.Slots, Out: out})
+	return l.scanHere(&kernel.ScanArgs{ScanInput: in, To: s.Slots, Out: out})
 }

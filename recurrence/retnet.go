@@ -57,6 +57,8 @@ func (r RetNet) gates(heads int) []float32 {
 	return out
 }
 
+func (RetNet) hosted() bool { return false }
+
 func (r RetNet) run(l *Layer, s *Step) error {
 	return l.scan(s, l.decaying(s, r.gates(l.config.Heads)), s.Out)
 }

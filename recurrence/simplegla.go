@@ -27,6 +27,8 @@ func (direct) problems(*Config) []string { return nil }
 
 func (direct) states(c *Config) [][3]int { return [][3]int{{c.Heads, c.KeyDim, c.ValueDim}} }
 
+func (direct) hosted() bool { return false }
+
 func (direct) run(l *Layer, s *Step) error { return l.scan(s, l.input(s, 0), s.Out) }
 
 func (direct) backward(l *Layer, s *Step, g *Gradients) error {
