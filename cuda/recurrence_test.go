@@ -9,7 +9,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/longctx/longctx/attention"
+	modules "github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/cpu"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/recurrence"
@@ -77,11 +77,11 @@ func TestScoreLoss(t *testing.T) {
 		}
 	}
 	lens := []int{66, 4}
-	want, err := attention.TinyBERT{}.Loss(c, &attention.ScorePair{Student: host[0], Teacher: host[1], QueryLens: lens})
+	want, err := modules.TinyBERT{}.Loss(c, &modules.ScorePair{Student: host[0], Teacher: host[1], QueryLens: lens})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := attention.TinyBERT{}.Loss(b, &attention.ScorePair{Student: device[0], Teacher: device[1], QueryLens: lens})
+	got, err := modules.TinyBERT{}.Loss(b, &modules.ScorePair{Student: device[0], Teacher: device[1], QueryLens: lens})
 	if err != nil || got != want || want == 0 {
 		t.Errorf("%v, %v, want %v", got, err, want)
 	}
