@@ -31,6 +31,7 @@ type streams struct{ out, err io.Writer }
 var commands = []command{
 	{"extrapolate", "bits per byte and recall of methods beyond the trained length, as tables, plots and a page", extrapolate},
 	{"kernels", "time the attention kernels beside the roofs of the machine and other libraries", runKernels},
+	{"cache", "hold keys and values in less memory: quality by policy and codec, prefixes, bandwidth of tiers", runCache},
 	{"select", "decode over chosen pages and keys beside dense attention: mass recalled, error, speed-up", runSelect},
 	{"verify", "the conformance suite on every backend under both policies", verify},
 	{"train", "train the model through the library's backward pass", train},

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/longctx/longctx/kvcache/codec"
+	"github.com/longctx/longctx/kvcache/policy"
+)
+
+func cacheRun(t *testing.T, args ...string) (*cacheResults, string) {
+	t.Helper()
+	dir := t.TempDir()
+	var out, errs bytes.Buffer
+	if err := runCache(t.Context(), streams{&out, &errs}, append([]string{"-out", dir}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "cache.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := new(cacheResults)
+	if err := json.Unmarshal(data, r); err != nil {
+		t.Fatal(err)
+	}
+	return r, out.String()
+}
+
+// TestCacheHoldsLess: every policy and every codec is measured or left out by name;
+// what holds less takes less memory, and what holds all keeps the quality.
+func TestCacheHoldsLess(t *testing.T) {
+	r, text := cacheRun(t, "-parts", "quality", "-policies", "all", "-codecs", "f16", "-budgets", "25", "-windows", "1", "-trials", "10")
+	rows := map[string]cacheQuality{}
+	for _, x := range r.Quality {
+		rows[x.Policy] = x
+		if math.IsNaN(x.BitsPerByte) || x.BitsPerByte <= 0 || x.Mass <= 0 || x.Mass > 1+1e-6 {
+			t.Errorf("%+v", x)
+		}
+	}
+	for _, x := range r.Left {
+		rows[x.Name] = cacheQuality{}
+		if strings.Contains(x.Name, " over ") {
+			t.Errorf("%s: %s", x.Name, x.Why)
+		}
+	}
+	for _, e := range policy.Policies() {
+		if _, ok := rows[e.Name]; !ok || !strings.Contains(text, e.Name) {
+			t.Errorf("%s is not in the table", e.Name)
+		}
+	}
+	all := rows["none"]
+	if math.Abs(all.Memory-100) > 1e-6 || math.Abs(all.Mass-1) > 1e-6 || all.Recall < 0.8 || all.BitsPerByte > 2.5 {
+		t.Errorf("all keys in f16: %+v", all)
+	}
+	for _, name := range []string{"streaming-llm", "h2o", "snapkv", "tova", "keydiff"} {
+		if x := rows[name]; x.Memory > 60 || x.Keys > 90 || x.BitsPerByte < all.BitsPerByte-0.3 {
+			t.Errorf("%+v", x)
+		}
+	}
+}
+
+// TestCacheCodes: every codec is measured or left out, those of fewer bits take less
+// memory, and none spoils the model.
+func TestCacheCodes(t *testing.T) {
+	r, _ := cacheRun(t, "-parts", "quality", "-policies", "none", "-codecs", "all", "-windows", "1", "-trials", "10")
+	rows := map[string]cacheQuality{}
+	for _, x := range r.Quality {
+		rows[x.Codec] = x
+	}
+	left := map[string]bool{}
+	for _, x := range r.Left {
+		left[x.Name] = true
+	}
+	for _, e := range codec.Codecs() {
+		x, ok := rows[e.Name]
+		if !ok && !left[e.Name] {
+			t.Errorf("%s is not in the table", e.Name)
+		}
+		if ok && x.BitsPerByte > rows["f16"].BitsPerByte+0.1 {
+			t.Errorf("%s: %v bits per byte, f16 has %v", e.Name, x.BitsPerByte, rows["f16"].BitsPerByte)
+		}
+	}
+	if f, i8, i4 := rows["f16"].Memory, rows["int8"].Memory, rows["int4"].Memory; !(i4 < i8 && i8 < 0.75*f) {
+		t.Errorf("memory of f16, int8, int4: %v, %v, %v %%", f, i8, i4)
+	}
+}
+
+// TestCachePrefixAndSwap: the second turn finds what the first computed, and gives
+// what a model without an index gives.
+func TestCachePrefixAndSwap(t *testing.T) {
+	r, text := cacheRun(t, "-quick", "-parts", "prefix,swap")
+	if len(r.Prefix) != 2 || r.Prefix[0].HitRate < 0.5 || r.Prefix[1].HitRate < 0.8 || r.Prefix[0].Apart > 1e-4 || r.Prefix[1].Apart > 1e-4 {
+		t.Errorf("%+v", r.Prefix)
+	}
+	if len(r.Swap) != 3 || !strings.Contains(text, "swap out and in") {
+		t.Errorf("%+v", r.Swap)
+	}
+}
+
+func TestCacheRefuses(t *testing.T) {
+	for _, args := range [][]string{
+		{"-parts", "all"}, {"-policies", "lru"}, {"-codecs", "zip"}, {"-budgets", "0"}, {"-budgets", "x"}, {"-method", "rerope"}, {"-method", "yarn,ntk"},
+		{"-length", "1x,2x"}, {"-page", "0"}, {"-trials", "7"}, {"-workers", "-1"}, {"-windows", "-1"},
+	} {
+		var out, errs bytes.Buffer
+		if err := runCache(t.Context(), streams{&out, &errs}, append([]string{"-quick", "-out", t.TempDir()}, args...)); err == nil {
+			t.Errorf("%v: no error", args)
+		}
+	}
+	var out, errs bytes.Buffer
+	if err := runCache(t.Context(), streams{&out, &errs}, []string{"-list", "-json"}); err != nil || !json.Valid(out.Bytes()) {
+		t.Errorf("-list -json: %v, %s", err, out.String())
+	}
+}
