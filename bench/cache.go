@@ -28,11 +28,11 @@ import (
 
 // cacheFlags are the flags of cache.
 type cacheFlags struct {
-	list, asJSON, quick, full              bool
-	policies, codecs, budgets, parts       string
-	model, text, method, length, out, plan string
-	workers, windows, trials, page         int
-	seed                                   uint64
+	list, asJSON, quick, full        bool
+	policies, codecs, budgets, parts string
+	model, text, method, length, out string
+	workers, windows, trials, page   int
+	seed                             uint64
 }
 
 func parseCache(std streams, args []string) (*cacheFlags, error) {

@@ -52,7 +52,7 @@ type codes struct {
 
 const (
 	none  = -1 // no page
-	unfit = -2 // values that cannot be coded
+	unfit = -2 // values that cannot be coded, or pages that are to stay plain
 )
 
 func newCodes(c *Config) codes {
@@ -225,4 +225,31 @@ func (c *Cache) takeCoded(s *sequence) {
 			c.drop(page)
 		}
 	}
+}
+
+// KeepPlain keeps pages of a sequence, counted from its first, from being coded, as
+// mixed precision by importance has it (package codec). A page that is coded already
+// stays so. What is said of a page holds for all sequences that have it, until it is
+// written to anew: an Apply that moves its rows forgets it.
+func (c *Cache) KeepPlain(id ID, pages []int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.find(id)
+	if err != nil {
+		return err
+	}
+	for i, k := range pages {
+		if k < 0 || k >= len(s.pages) {
+			return valueError(fmt.Sprintf("KeepPlain: pages[%d]", i), k, "0 to %d", len(s.pages)-1)
+		}
+	}
+	if !c.config.Coded() {
+		return nil
+	}
+	for _, k := range pages {
+		if page := s.pages[k]; page >= 0 && c.codes.twin[page] == none {
+			c.codes.twin[page] = unfit
+		}
+	}
+	return nil
 }

@@ -183,6 +183,15 @@ func (h *HeadCache) Truncate(id ID, n int) error {
 	return nil
 }
 
+// KeepPlain is Cache.KeepPlain of a KV head of a layer.
+func (h *HeadCache) KeepPlain(id ID, layer, head int, pages []int) error {
+	stream, err := h.stream(id, layer, head)
+	if err != nil {
+		return err
+	}
+	return h.cache.KeepPlain(stream, pages)
+}
+
 // Tokens is the number of tokens that a sequence was extended by, evicted ones
 // included.
 func (h *HeadCache) Tokens(id ID) (int, error) {

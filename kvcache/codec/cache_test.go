@@ -76,6 +76,12 @@ func TestLoss(t *testing.T) {
 	type lost struct{ key, value float64 }
 	all := map[string]lost{}
 	for _, e := range Codecs() {
+		if c := config(); e.Name == "qjl" || e.Name == "palu" {
+			if e.Apply(&c); c.HeadDim == config().HeadDim || e.Bases == nil {
+				t.Errorf("%s: rows are held as they are", e.Name)
+			}
+			continue // what is held are no rows of the model
+		}
 		k, v, coded := loss(t, e.Apply)
 		c := config()
 		e.Apply(&c)
@@ -84,6 +90,9 @@ func TestLoss(t *testing.T) {
 		}
 		all[e.Name] = lost{k, v}
 		most := 0.6
+		if e.Mixed != nil {
+			most = 0.65 // two bits for all: nobody named the important pages
+		}
 		if e.Name == "asymkv" {
 			most = 1.5 // one bit between the least and the largest is worse than zeros here
 		}

@@ -19,7 +19,7 @@ func config() kvcache.Config {
 // nuqLevels are the tables of a Config whose codings have them.
 func nuqLevels(t *testing.T, c *kvcache.Config) {
 	t.Helper()
-	if !c.Coding.Key.Levels {
+	if !c.Coding.Key.Levels || c.Levels != nil {
 		return
 	}
 	table, err := NUQ(c.Coding.Key.Codec, []float32{0, 3, 3.5, 15}, nil)

@@ -38,7 +38,6 @@ type Held struct {
 	Sequence *policy.Sequence // what is known of the heads
 	view     kvcache.View
 	slots    []int32
-	keyPos   []int32
 }
 
 // rotation is a Rotary that does not depend on the length.
