@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -24,6 +25,7 @@ import (
 	"github.com/longctx/longctx/kvcache"
 	"github.com/longctx/longctx/kvcache/codec"
 	"github.com/longctx/longctx/kvcache/policy"
+	"github.com/longctx/longctx/tensor"
 )
 
 // cacheFlags are the flags of cache.
@@ -206,8 +208,9 @@ type holdings struct {
 	length   int
 	material task.Material
 	results  *cacheResults
-	dense    float64 // bytes of all keys in f16
-	levels   kvcache.Levels
+	dense    float64        // bytes of all keys in f16
+	levels   kvcache.Levels // of kvquant
+	bases    []codec.Bases  // of palu
 }
 
 func (o *cacheFlags) prepare(r *cacheResults) (*holdings, error) {
@@ -318,12 +321,26 @@ const residual = 32
 
 // config is how a codec holds keys.
 func (h *holdings) config(c coder, keys int) model.HeldConfig {
-	out := model.HeldConfig{Rotation: h.rotation, Policy: kernel.Fast, Hadamard: c.Name == "hadamard"}
+	out := model.HeldConfig{Rotation: h.rotation, Policy: kernel.Fast}
 	k := &out.Cache
 	*k = kvcache.Config{Layers: h.model.Config.Layers, KVHeads: h.model.Config.KVHeads, HeadDim: h.model.Config.HeadDim, ValueDim: h.model.Config.HeadDim, PageSize: h.page, KeyStorage: kernel.PostRoPE}
 	c.Apply(k)
-	if c.Name == "kvquant" {
-		k.KeyStorage, k.Levels = kernel.PreRoPE, []kvcache.Levels{h.levels}
+	if c.Bases != nil {
+		out.Bases = slices.Repeat([]codec.Bases{c.Bases(h.model.Config.HeadDim, h.model.Config.HeadDim)}, k.Layers)
+	}
+	switch c.Name {
+	case "kvquant":
+		k.Levels = []kvcache.Levels{h.levels}
+	case "palu":
+		out.Bases = h.bases
+	}
+	if len(k.Levels) > 1 { // a cache of heads has those of one
+		k.Levels = k.Levels[:1]
+		for _, v := range []*tensor.View{&k.Levels[0].Key, &k.Levels[0].Value} {
+			if !v.IsZero() {
+				*v = v.Slice(0, 0, 1)
+			}
+		}
 	}
 	if k.DType == 0 {
 		k.DType = f16
@@ -343,13 +360,13 @@ func (h *holdings) holding(p holder, c coder, percent float64) (*task.Holding, e
 	if p.name == "kvzip" {
 		keys *= 2
 	}
-	out := &task.Holding{HeldConfig: h.config(c, keys)}
+	out := &task.Holding{HeldConfig: h.config(c, keys), Mixed: c.Mixed}
 	if p.entry == nil {
 		return out, nil
 	}
 	out.Keys = max(int(percent/100*float64(h.length)), 8)
 	var err error
-	out.Planner, err = p.entry.Planner(policy.Sizes{Layers: out.Cache.Layers, KVHeads: out.Cache.KVHeads, HeadDim: out.Cache.HeadDim, Keys: out.Keys, PageSize: h.page})
+	out.Planner, err = p.entry.Planner(policy.Sizes{Layers: out.Cache.Layers, KVHeads: out.Cache.KVHeads, HeadDim: h.model.Config.HeadDim, Keys: out.Keys, PageSize: h.page})
 	if err != nil {
 		return nil, err
 	}
@@ -385,7 +402,7 @@ func (o *cacheFlags) quality(ctx context.Context, std streams, b kernel.Backend,
 		return err
 	}
 	e := &task.Evaluator{Model: h.model, Backend: b}
-	if h.levels, err = h.calibrate(b, windows[0].Tokens); err != nil {
+	if err := h.calibrate(b); err != nil {
 		return err
 	}
 	policies, codecs, err := h.choose()

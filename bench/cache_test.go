@@ -81,7 +81,11 @@ func TestCacheCodes(t *testing.T) {
 		if !ok && !left[e.Name] {
 			t.Errorf("%s is not in the table", e.Name)
 		}
-		if ok && x.BitsPerByte > rows["f16"].BitsPerByte+0.1 {
+		most := 0.15
+		if e.Bases != nil && e.Name != "hadamard" {
+			most = 0.6 // half the features, or signs of 32
+		}
+		if ok && x.BitsPerByte > rows["f16"].BitsPerByte+most {
 			t.Errorf("%s: %v bits per byte, f16 has %v", e.Name, x.BitsPerByte, rows["f16"].BitsPerByte)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/longctx/longctx/bench/internal/model"
+	"github.com/longctx/longctx/bench/internal/task"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/kvcache"
 	"github.com/longctx/longctx/kvcache/codec"
@@ -79,51 +80,91 @@ func listCache(w io.Writer, asJSON bool) error {
 	return t.Flush()
 }
 
-// calibrate finds the levels of KVQuant's keys, as NUQ does, from the keys of a
-// text: of each channel and page from its least to its largest.
-func (h *holdings) calibrate(b kernel.Backend, tokens []int32) (levels kvcache.Levels, err error) {
-	how := h.config(coder{must("f16")}, len(tokens))
-	how.Cache.KeyStorage = kernel.PreRoPE
-	m, err := model.NewHeld(h.model, b, how)
+// calibrate finds what codecs need of the model, from a text that is not judged: the
+// levels of KVQuant, of each channel of a page of keys and of each value from the
+// least to the largest, and the bases of Palu.
+func (h *holdings) calibrate(b kernel.Backend) error {
+	text := task.Material{Text: h.material.Text, Trained: h.material.Trained, Seed: h.seed + 1}
+	windows, err := text.Windows(1, h.length, h.length)
 	if err != nil {
-		return levels, err
-	}
-	defer func() { err = errors.Join(err, m.Close()) }()
-	if _, err := m.Extend(tokens, 1, nil); err != nil {
-		return levels, err
-	}
-	if err := m.Load(); err != nil {
-		return levels, err
+		return err
 	}
 	top := float32(kernel.Int4.MaxCode())
 	var keys, values []float32
-	for _, x := range m.Sequence.Heads {
-		dim := int(x.Key.Shape[1])
-		k, v := rowsOf(x.Key), rowsOf(x.Value)
-		for p := 0; p+h.page <= x.Len(); p += h.page {
+	if err := h.rows(b, windows[0].Tokens, kernel.PreRoPE, func(_, _ int, k, v []float32, dim int) error {
+		for p := 0; p+h.page*dim <= len(k); p += h.page * dim {
 			for d := range dim {
 				column := make([]float32, h.page)
 				for r := range column {
-					column[r] = k[(p+r)*dim+d]
+					column[r] = k[p+r*dim+d]
 				}
 				keys = append(keys, spread(column, top)...)
 			}
 		}
-		for r := range x.Len() {
-			values = append(values, spread(v[r*dim:][:dim], top)...)
+		for ; len(v) > 0; v = v[dim:] {
+			values = append(values, spread(v[:dim], top)...)
 		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	for _, x := range []struct {
 		to      *tensor.View
 		samples []float32
-	}{{&levels.Key, keys}, {&levels.Value, values}} {
+	}{{&h.levels.Key, keys}, {&h.levels.Value, values}} {
 		found, err := codec.NUQ(kernel.Int4, x.samples, nil)
 		if err != nil {
-			return levels, err
+			return err
 		}
 		*x.to = tensor.FromF32(found, 1, int64(len(found)))
 	}
-	return levels, nil
+	c := &h.model.Config
+	var palu kvcache.Config
+	palu.HeadDim, palu.ValueDim = c.HeadDim, c.HeadDim
+	must("palu").Apply(&palu)
+	bases := make([][2]tensor.View, c.Layers)
+	for i := range bases {
+		bases[i][0] = tensor.New(tensor.F32, int64(c.KVHeads), int64(c.HeadDim), int64(palu.HeadDim))
+		bases[i][1] = tensor.New(tensor.F32, int64(c.KVHeads), int64(c.HeadDim), int64(palu.ValueDim))
+	}
+	err = h.rows(b, windows[0].Tokens, kernel.PostRoPE, func(layer, head int, k, v []float32, dim int) error {
+		for i, rows := range [][]float32{k, v} {
+			rank := []int{palu.HeadDim, palu.ValueDim}[i]
+			one, err := codec.Principal(rows, dim, rank)
+			if err != nil {
+				return err
+			}
+			copy(bases[layer][i].F32s()[head*dim*rank:], one.F32s())
+		}
+		return nil
+	})
+	for _, x := range bases {
+		h.bases = append(h.bases, codec.Orthogonal(x[0], x[1]))
+	}
+	return err
+}
+
+// rows runs a text and gives the keys and values of each head.
+func (h *holdings) rows(b kernel.Backend, tokens []int32, storage kernel.KeyStorage, use func(layer, head int, k, v []float32, dim int) error) (err error) {
+	how := h.config(coder{must("f16")}, len(tokens))
+	how.Cache.KeyStorage = storage
+	m, err := model.NewHeld(h.model, b, how)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if _, err := m.Extend(tokens, 1, nil); err != nil {
+		return err
+	}
+	if err := m.Load(); err != nil {
+		return err
+	}
+	for i, x := range m.Sequence.Heads {
+		if err := use(i/m.Sequence.KVHeads, i%m.Sequence.KVHeads, rowsOf(x.Key), rowsOf(x.Value), int(x.Key.Shape[1])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // rowsOf widens all of a view.

@@ -16,11 +16,11 @@ import (
 
 // HeldConfig says how a Held keeps keys and values.
 type HeldConfig struct {
-	Cache    kvcache.Config // how; the sizes of the model are put in
+	Cache    kvcache.Config // of the model's layers and heads, with the features that Bases make
 	Rotation kernel.Rotation
 	Policy   kernel.Policy
-	Hadamard bool // queries, keys and values pass through it, after their rotation, and so the output back
-	Bias     bool // heads may have a bias of scores, as merged keys do
+	Bases    []codec.Bases // of each layer; nil: rows are held as they are
+	Bias     bool          // heads may have a bias of scores, as merged keys do
 }
 
 // Held runs one sequence over a cache whose heads hold what a policy leaves them, in
@@ -48,10 +48,9 @@ func (x rotation) Rotation(int) (kernel.Rotation, error) { return x.r, nil }
 // NewHeld makes one with an empty sequence.
 func NewHeld(m *Model, b kernel.Backend, c HeldConfig) (_ *Held, err error) {
 	k := &c.Cache
-	k.Layers, k.KVHeads, k.HeadDim, k.ValueDim = m.Config.Layers, m.Config.KVHeads, m.Config.HeadDim, m.Config.HeadDim
 	h := &Held{config: c, backend: b, rows: Prefill{model: m}, Sequence: policy.NewSequence(k.Layers, k.KVHeads)}
 	ac := attention.Config{
-		Heads: m.Config.Heads / k.KVHeads, KVHeads: 1, HeadDim: k.HeadDim, DType: tensor.F32, KVDType: k.DType, PageSize: k.PageSize, Coding: k.Coding,
+		Heads: m.Config.Heads / k.KVHeads, KVHeads: 1, HeadDim: k.HeadDim, ValueDim: k.ValueDim, DType: tensor.F32, KVDType: k.DType, PageSize: k.PageSize, Coding: k.Coding,
 		Mask: attention.Causal(), Score: attention.Score{PrefixBias: c.Bias}, Scale: m.Config.scale() * c.Rotation.ScoreScale,
 		KeyStorage: k.KeyStorage, Policy: c.Policy, ColumnStats: true,
 	}
@@ -128,13 +127,23 @@ func (h *Held) attend(i int, l *Layer, n int, observe Observer) error {
 	rmsNorm(p.normed, p.x[:n*c.Dim], nil, l.AttnNorm, c.Epsilon)
 	linear(p.qkv, p.normed, n, l.QKV)
 	query, key, value := c.split(p.qkv, n)
-	if err := h.prepare(query, key, n); err != nil {
+	if err := h.rotate(query, key, n); err != nil {
 		return err
+	}
+	var bases codec.Bases
+	if h.config.Bases != nil {
+		bases = h.config.Bases[i]
+	}
+	for _, x := range []struct{ rows, basis *tensor.View }{{&query, &bases.Query}, {&key, &bases.Key}, {&value, &bases.Value}} {
+		var err error
+		if *x.rows, err = codec.Project(*x.rows, *x.basis); err != nil {
+			return err
+		}
 	}
 	if err := h.cache.Append(i, h.slots, key, value); err != nil {
 		return err
 	}
-	out := tensor.FromF32(p.attended, int64(n), int64(c.Heads), int64(c.HeadDim))
+	out := tensor.New(tensor.F32, int64(n), int64(c.Heads), int64(h.config.Cache.ValueDim))
 	group := int64(c.Heads / c.KVHeads)
 	for head := range c.KVHeads {
 		lo, hi := int64(head)*group, int64(head+1)*group
@@ -142,34 +151,28 @@ func (h *Held) attend(i int, l *Layer, n int, observe Observer) error {
 			return err
 		}
 	}
-	if h.config.Hadamard {
-		if err := codec.Hadamard(p.attended, c.HeadDim); err != nil {
-			return err
-		}
+	out, err := codec.Project(out, bases.Out)
+	if err != nil {
+		return err
 	}
+	copy(p.attended, out.F32s())
 	addLinear(p.x, p.attended, n, l.Out)
 	return nil
 }
 
-// prepare rotates queries and keys by the places of the tokens, and takes all rows
-// through Hadamard.
-func (h *Held) prepare(query, key tensor.View, n int) error {
-	if h.config.Cache.KeyStorage == kernel.PostRoPE {
-		places := make([]int32, n)
-		for t := range places {
-			places[t] = int32(h.tokens + t)
-		}
-		if err := rope.Apply(h.backend, query, rope.Text(places), h.config.Rotation, kernel.QuerySide); err != nil {
-			return err
-		}
-		if err := rope.Apply(h.backend, key, rope.Text(places), h.config.Rotation, kernel.KeySide); err != nil {
-			return err
-		}
-	}
-	if !h.config.Hadamard {
+// rotate turns queries and keys by the places of the tokens, where keys are stored so.
+func (h *Held) rotate(query, key tensor.View, n int) error {
+	if h.config.Cache.KeyStorage != kernel.PostRoPE {
 		return nil
 	}
-	return codec.Hadamard(h.rows.qkv, h.rows.model.Config.HeadDim)
+	places := make([]int32, n)
+	for t := range places {
+		places[t] = int32(h.tokens + t)
+	}
+	if err := rope.Apply(h.backend, query, rope.Text(places), h.config.Rotation, kernel.QuerySide); err != nil {
+		return err
+	}
+	return rope.Apply(h.backend, key, rope.Text(places), h.config.Rotation, kernel.KeySide)
 }
 
 // attendHead is the attention of a KV head, and of what its queries saw.
@@ -246,17 +249,35 @@ func (h *Held) Reread(tokens []int32, observe Observer) (err error) {
 	return err
 }
 
+// KeepPlain keeps pages of a head from being coded.
+func (h *Held) KeepPlain(layer, head int, pages []int) error {
+	return h.cache.KeepPlain(h.id, layer, head, pages)
+}
+
 // Projected is the length by absolute values of what the output projection makes of
-// each value of a KV head, mean over its query heads: what CriticalKV weighs by.
-func (h *Held) Projected(layer, head int, value tensor.View) []float32 {
+// each value [n, features] of a KV head, mean over its query heads: what CriticalKV
+// weighs by.
+func (h *Held) Projected(layer, head int, value tensor.View) ([]float32, error) {
 	c, l := &h.rows.model.Config, &h.rows.model.Layers[layer]
-	n, group := int(value.Shape[0]), c.Heads/c.KVHeads
+	n, group := value.Shape[0], c.Heads/c.KVHeads
+	rows := tensor.View{Buf: value.Buf, DType: value.DType, Rank: 3, Offset: value.Offset, Shape: [4]int64{n, 1, value.Shape[1]}, Stride: [4]int64{value.Stride[0], 0, value.Stride[1]}}
+	if h.config.Bases != nil {
+		basis := h.config.Bases[layer].Out
+		if !basis.IsZero() {
+			at := int64(head) * basis.Shape[0] / int64(c.KVHeads)
+			basis = basis.Slice(0, at, at+1)
+		}
+		var err error
+		if rows, err = codec.Project(rows, basis); err != nil {
+			return nil, err
+		}
+	}
 	out, row, made := make([]float32, n), make([]float32, c.Heads*c.HeadDim), make([]float32, c.Dim)
 	for j := range out {
 		for q := head * group; q < (head+1)*group; q++ {
 			clear(row)
 			for d := range c.HeadDim {
-				row[q*c.HeadDim+d] = value.At(int64(j), int64(d))
+				row[q*c.HeadDim+d] = rows.At(int64(j), 0, int64(d))
 			}
 			linear(made, row, 1, l.Out)
 			for _, x := range made {
@@ -264,5 +285,5 @@ func (h *Held) Projected(layer, head int, value tensor.View) []float32 {
 			}
 		}
 	}
-	return out
+	return out, nil
 }

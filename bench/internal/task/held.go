@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/longctx/longctx/bench/internal/model"
+	"github.com/longctx/longctx/kvcache/codec"
 	"github.com/longctx/longctx/kvcache/policy"
 )
 
@@ -18,6 +19,7 @@ type Holding struct {
 	Keys    int            // the budget: mean number of keys of a head
 	Second  bool           // the context is read again for the policy's sake, as KVzip does
 	Texts   bool           // External are the surprises of tokens, as SirLLM has it
+	Mixed   *codec.Mixed   // which pages stay plain; nil: none
 }
 
 // Held is what was measured of a Holding.
@@ -127,10 +129,14 @@ func (h *holding) trial(ctx context.Context, t *Trial, timed int) (_ []float32, 
 }
 
 func (h *holding) needs() policy.Needs {
-	if h.Planner == nil {
-		return 0
+	var n policy.Needs
+	if h.Planner != nil {
+		n = h.Planner.Needs()
 	}
-	return h.Planner.Needs()
+	if h.Mixed != nil {
+		n |= policy.Sums
+	}
+	return n
 }
 
 // prompt reads a prompt and cuts it down.
@@ -159,7 +165,7 @@ func (h *holding) prompt(m *model.Held, tokens []int32, add func([]float32)) err
 	add(logits[(last-1)*vocab:])
 	if h.Planner == nil {
 		h.mass++
-		return nil
+		return h.keepPlain(m)
 	}
 	if h.Texts {
 		h.surprise(m, tokens, logits)
@@ -175,7 +181,27 @@ func (h *holding) prompt(m *model.Held, tokens []int32, add func([]float32)) err
 			return err
 		}
 	}
-	return h.plan(m, recent)
+	if err := h.plan(m, recent); err != nil {
+		return err
+	}
+	return h.keepPlain(m)
+}
+
+// keepPlain names the pages of important tokens.
+func (h *holding) keepPlain(m *model.Held) error {
+	if h.Mixed == nil {
+		return nil
+	}
+	for i, x := range m.Sequence.Heads {
+		pages, err := h.Mixed.Salient(x.Sum, x.Queries, h.Cache.PageSize)
+		if err == nil {
+			err = m.KeepPlain(i/m.Sequence.KVHeads, i%m.Sequence.KVHeads, pages)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // count notes what the cache holds.
@@ -199,7 +225,10 @@ func (h *holding) plan(m *model.Held, recent map[[2]int][]float32) error {
 	}
 	for i, x := range s.Heads {
 		if h.needs()&policy.Projected != 0 {
-			x.Projected = m.Projected(i/s.KVHeads, i%s.KVHeads, x.Value)
+			var err error
+			if x.Projected, err = m.Projected(i/s.KVHeads, i%s.KVHeads, x.Value); err != nil {
+				return err
+			}
 		}
 		if h.needs()&policy.External != 0 && x.External == nil {
 			x.External = make([]float32, x.Len())
