@@ -81,7 +81,7 @@ func TestCacheCodes(t *testing.T) {
 		if !ok && !left[e.Name] {
 			t.Errorf("%s is not in the table", e.Name)
 		}
-		most := 0.15
+		most := 0.25
 		if e.Bases != nil && e.Name != "hadamard" {
 			most = 0.6 // half the features, or signs of 32
 		}

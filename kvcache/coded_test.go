@@ -1,6 +1,7 @@
 package kvcache_test
 
 import (
+	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"github.com/longctx/longctx/cpu"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/kvcache"
+	"github.com/longctx/longctx/kvcache/page"
 	"github.com/longctx/longctx/rope"
 	"github.com/longctx/longctx/tensor"
 )
@@ -256,31 +258,92 @@ func straightLevels(layers, heads int64, c kernel.Coding) (list []kvcache.Levels
 	return list
 }
 
-// TestSwapOfOtherCodings: what package page has no place for is refused.
-func TestSwapOfOtherCodings(t *testing.T) {
+// TestSwapOfCodings: sequences with pages of any Coding go to the host and come back,
+// and pages leave and are taken in again, with the same rows. A coding of each layer has no
+// place in a page.
+func TestSwapOfCodings(t *testing.T) {
+	ctx := context.Background()
 	backend := cpu.New(cpu.Options{Workers: 1})
 	defer backend.Close()
-	every, one := everyKind(), kvcache.Config{Layers: 2, Pages: 4, PageSize: 16, KVHeads: 2, HeadDim: 32, ValueDim: 32, DType: tensor.F16, CodedPages: 4}
+	every, one := everyKind(), kvcache.Config{Layers: 2, Pages: 8, PageSize: 16, KVHeads: 2, HeadDim: 32, ValueDim: 32, DType: tensor.F16, CodedPages: 8}
 	for i := range 4 {
 		c := one
 		switch c.Coding = kernel.KIVI(kernel.Int8, 32); i {
 		case 0:
 			c.Coding, c.Levels = every, straightLevels(2, 2, every)
 		case 1:
-			c.LayerCoding, c.Coding = []kernel.Coding{c.Coding, c.Coding}, kernel.Coding{}
-		case 2:
 			c.Coding.Value.Codec = kernel.Int4
-		case 3:
-			c.Coding = kernel.KIVI(kernel.Int2, 32)
+		case 2:
+			c.Coding = kernel.KIVI(kernel.Int1, 32)
 		}
 		cache, err := kvcache.New(backend, c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var value *kvcache.ValueError
-		if w, err := cache.NewSwapSpace(2, 2); w != nil || !errors.As(err, &value) {
-			t.Errorf("%v: %v", c.Coding, err)
+		ok := func(what string, err error) {
+			t.Helper()
+			if err == nil {
+				err = cache.CheckIntegrity()
+			}
+			if err != nil {
+				t.Fatalf("%v: %s: %v", c.Coding, what, err)
+			}
 		}
+		w, err := cache.NewSwapSpace(4, 4)
+		ok("NewSwapSpace", err)
+		id := cache.NewSequence()
+		slots, err := cache.Extend([]kvcache.ID{id}, []int{50}, nil)
+		ok("Extend", err)
+		random := rand.New(rand.NewPCG(uint64(i), 1))
+		for layer := range 2 {
+			rows := tensor.New(tensor.F32, 50, 2, 32)
+			for i := range rows.F32s() {
+				rows.F32s()[i] = float32(random.NormFloat64())
+			}
+			ok("Append", cache.Append(layer, slots, rows, rows))
+		}
+		_, err = cache.Extend([]kvcache.ID{id}, []int{0}, nil)
+		ok("Extend", err)
+		if n := cache.Stats().CodedUsed; n != 3 {
+			t.Errorf("%v: %d coded pages, want 3", c.Coding, n)
+		}
+		all := func(id kvcache.ID) (out []float32) {
+			for layer := range 2 {
+				k, v, err := cache.Gather(layer, id)
+				ok("Gather", err)
+				k, v = widen(k), widen(v)
+				out = append(append(out, k.F32s()...), v.F32s()...)
+			}
+			return out
+		}
+		want := all(id)
+		ok("SwapOut", w.SwapOut(ctx, id))
+		ok("Restore", w.Restore(ctx, id))
+		if !slices.Equal(all(id), want) {
+			t.Errorf("%v: other rows come back", c.Coding)
+		}
+		var pages [][]byte
+		for k := range 4 {
+			b, err := w.Export(ctx, id, k, page.Key{Namespace: "a"}, nil)
+			ok("Export", err)
+			pages = append(pages, b)
+		}
+		again := cache.NewSequence()
+		ok("Import", w.Import(ctx, again, pages...))
+		if !slices.Equal(all(again), want) {
+			t.Errorf("%v: other rows are imported", c.Coding)
+		}
+		ok("Close", w.Close())
+	}
+	c := one
+	c.LayerCoding = []kernel.Coding{kernel.KIVI(kernel.Int8, 32), kernel.KIVI(kernel.Int4, 32)}
+	cache, err := kvcache.New(backend, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var value *kvcache.ValueError
+	if w, err := cache.NewSwapSpace(2, 2); w != nil || !errors.As(err, &value) {
+		t.Errorf("a coding of each layer: %v", err)
 	}
 }
 

@@ -101,7 +101,7 @@ func (h *hostPages) write(dst []byte, at int32, key page.Key, p *positions) ([]b
 	}
 	for i, s := range h.segments[1:] {
 		part := payload[s.Offset:][:s.Bytes]
-		if h.layout.Codec == 0 {
+		if h.layout.Coding.IsZero() {
 			h.clearPast(part, p.len(), i)
 		}
 		littleEndian(part, s.Size)
@@ -208,7 +208,7 @@ func (w *SwapSpace) parse(pages [][]byte) (in incoming, err error) {
 			return in, fmt.Errorf("kvcache: importing page %d of %d: %w", i, len(pages), err)
 		}
 		to := w.plain
-		if h.Layout.Codec != 0 && w.coded != nil {
+		if !h.Layout.Coding.IsZero() && w.coded != nil {
 			to = w.coded
 		}
 		if h.Layout != to.layout {

@@ -87,17 +87,16 @@ func (c *Cache) NewSwapSpace(pages, codedPages int) (*SwapSpace, error) {
 	return w, nil
 }
 
-// layout is that of a page of either kind. A *ValueError says that package page
-// has no place for the Coding.
+// layout is that of a page of either kind. A *ValueError says that package page has no
+// place for a coding of each layer.
 func (c *Cache) layout(coded bool) (page.Layout, error) {
 	f := &c.config
 	l := page.Layout{Layers: f.Layers, PageSize: f.PageSize, KVHeads: f.KVHeads, HeadDim: f.HeadDim, ValueDim: f.ValueDim, DType: f.DType, KeyStorage: f.KeyStorage}
 	if coded {
-		key, value := f.Coding.Key, f.Coding.Value
-		l.Codec, l.ValueGroup = key.Codec, value.Group
-		if key != (kernel.Quantizer{Codec: l.Codec}) || value != (kernel.Quantizer{Codec: l.Codec, Group: l.ValueGroup}) || l.Codec > kernel.Int4 || l.ValueGroup == 0 {
-			return l, valueError("NewSwapSpace: Config.Coding", f.Coding, "keys per channel and values in groups, both int8 or int4, in all layers")
+		if f.LayerCoding != nil {
+			return l, valueError("NewSwapSpace: Config.LayerCoding", fmt.Sprint(len(f.LayerCoding), " codings"), "none: a page has one Coding for all layers")
 		}
+		l.Coding = f.Coding
 	}
 	return l, nil
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/longctx/longctx/tensor"
 )
 
-const dim = 8 // of keys and of values
+const dim = 32 // of keys and of values
 
 // token is what the model knows of a key: its rows are a function of all that the
 // token saw, as in a language model, unless it was merged.

@@ -10,8 +10,17 @@ import (
 	"github.com/longctx/longctx/kernel"
 )
 
-// Version is that of the format that Append writes.
-const Version = 1
+// Version is the latest of the format. A page is of the first that has its Coding.
+const Version = 2
+
+// version is that of a page.
+func (l *Layout) version() int {
+	k := kernel.Coding{Key: kernel.Quantizer{Codec: l.Coding.Key.Codec}, Value: kernel.Quantizer{Codec: l.Coding.Key.Codec, Group: l.Coding.Value.Group}}
+	if l.Coding.IsZero() || l.Coding == k && k.Key.Codec <= kernel.Int4 && k.Value.Group > 0 {
+		return 1
+	}
+	return 2
+}
 
 // HeaderBytes is the length of a header, without its namespace.
 const HeaderBytes = 128
@@ -90,16 +99,19 @@ func Begin(dst []byte, h *Header) (page, payload []byte, err error) {
 	var b [HeaderBytes]byte
 	le := binary.LittleEndian
 	copy(b[:], magic[:])
-	le.PutUint16(b[8:], Version)
+	le.PutUint16(b[8:], uint16(h.Layout.version()))
 	le.PutUint16(b[10:], HeaderBytes)
 	le.PutUint32(b[20:], uint32(len(h.Key.Namespace)))
 	le.PutUint64(b[24:], uint64(n))
 	copy(b[32:], h.Key.Hash[:])
 	l := &h.Layout
-	for i, x := range []int{l.FirstLayer, l.Layers, l.PageSize, h.Tokens, l.KVHeads, l.HeadDim, l.ValueDim, l.ValueGroup} {
+	for i, x := range []int{l.FirstLayer, l.Layers, l.PageSize, h.Tokens, l.KVHeads, l.HeadDim, l.ValueDim, l.Coding.Value.Group} {
 		le.PutUint32(b[64+4*i:], uint32(x))
 	}
-	b[96], b[97], b[98] = dtypeCode(l.DType), uint8(l.Codec), uint8(l.KeyStorage)
+	b[96], b[97], b[98] = dtypeCode(l.DType), uint8(l.Coding.Key.Codec), uint8(l.KeyStorage)
+	if l.version() > 1 {
+		putCoding(b[:], &l.Coding)
+	}
 	dst = append(append(dst, b[:]...), h.Key.Namespace...)
 	at := len(dst)
 	dst = append(dst, make([]byte, n)...)
@@ -131,8 +143,9 @@ func ParseHeader(b []byte) (h Header, bytes int64, err error) {
 	if [8]byte(b) != magic {
 		return h, 0, formatError("it begins with %q, want %q", b[:8], magic[:])
 	}
-	if v := int(le.Uint16(b[8:])); v != Version {
-		return h, 0, &VersionError{v}
+	version := int(le.Uint16(b[8:]))
+	if version < 1 || version > Version {
+		return h, 0, &VersionError{version}
 	}
 	n := le.Uint32(b[20:])
 	if n > MaxNamespace || len(b) < HeaderBytes+int(n) {
@@ -143,16 +156,25 @@ func ParseHeader(b []byte) (h Header, bytes int64, err error) {
 		return h, 0, formatError("checksum of the header is %#08x, want %#08x", got, want)
 	}
 	l := &h.Layout
-	for i, x := range []*int{&l.FirstLayer, &l.Layers, &l.PageSize, &h.Tokens, &l.KVHeads, &l.HeadDim, &l.ValueDim, &l.ValueGroup} {
+	for i, x := range []*int{&l.FirstLayer, &l.Layers, &l.PageSize, &h.Tokens, &l.KVHeads, &l.HeadDim, &l.ValueDim, &l.Coding.Value.Group} {
 		*x = int(int32(le.Uint32(b[64+4*i:])))
 	}
-	l.DType, l.Codec, l.KeyStorage = dtypeOf(b[96]), kernel.Codec(b[97]), kernel.KeyStorage(b[98])
+	l.DType, l.Coding.Key.Codec, l.KeyStorage = dtypeOf(b[96]), kernel.Codec(b[97]), kernel.KeyStorage(b[98])
+	rest := b[99:HeaderBytes]
+	if version == 1 {
+		l.Coding.Value.Codec = l.Coding.Key.Codec
+	} else {
+		getCoding(b, &l.Coding)
+		rest = b[codingEnd:HeaderBytes]
+	}
 	h.Key = Key{Namespace: string(b[HeaderBytes:]), Hash: [32]byte(b[32:])}
 	_, payload, err := l.Segments()
 	if err != nil {
 		return h, 0, formatError("%v", err)
 	}
 	switch {
+	case l.version() != version:
+		return h, 0, formatError("version %d with Coding %v, want %d", version, l.Coding, l.version())
 	case le.Uint16(b[10:]) != HeaderBytes:
 		return h, 0, formatError("header of %d bytes, want %d", le.Uint16(b[10:]), HeaderBytes)
 	case h.Tokens < 1 || h.Tokens > l.PageSize:
@@ -160,12 +182,47 @@ func ParseHeader(b []byte) (h Header, bytes int64, err error) {
 	case le.Uint64(b[24:]) != uint64(payload):
 		return h, 0, formatError("payload of %d bytes, want %d", le.Uint64(b[24:]), payload)
 	}
-	for _, x := range b[99:HeaderBytes] {
+	for _, x := range rest {
 		if x != 0 {
-			return h, 0, formatError("bytes 99 to 127 of the header are not 0")
+			return h, 0, formatError("bytes %d to 127 of the header are not 0", HeaderBytes-len(rest))
 		}
 	}
 	return h, int64(len(b)) + payload, nil
+}
+
+// codingEnd is where the header of version 2 ends.
+const codingEnd = 115
+
+// codingFlags are the bits of byte 114.
+func codingFlags(c *kernel.Coding) [4]*bool {
+	return [4]*bool{&c.Key.Levels, &c.Key.RMS, &c.Value.Levels, &c.Value.RMS}
+}
+
+// putCoding writes what version 2 has beside version 1.
+func putCoding(b []byte, c *kernel.Coding) {
+	le := binary.LittleEndian
+	b[99], b[112], b[113] = uint8(c.Value.Codec), uint8(c.Key.Rank), uint8(c.Value.Rank)
+	for i, x := range []int{c.Key.Group, c.Key.Outliers, c.Value.Outliers} {
+		le.PutUint32(b[100+4*i:], uint32(x))
+	}
+	for i, x := range codingFlags(c) {
+		if *x {
+			b[114] |= 1 << i
+		}
+	}
+}
+
+func getCoding(b []byte, c *kernel.Coding) {
+	c.Value.Codec, c.Key.Rank, c.Value.Rank = kernel.Codec(b[99]), int(b[112]), int(b[113])
+	for i, x := range []*int{&c.Key.Group, &c.Key.Outliers, &c.Value.Outliers} {
+		*x = int(int32(binary.LittleEndian.Uint32(b[100+4*i:])))
+	}
+	for i, x := range codingFlags(c) {
+		*x = b[114]>>i&1 != 0
+	}
+	if b[114]>>4 != 0 {
+		c.Key.Rank = -1 // a flag that there is not: check refuses it
+	}
 }
 
 // Parse reads a whole page and checks all of it. The payload shares memory with
@@ -211,5 +268,5 @@ func formatError(format string, args ...any) error {
 type VersionError struct{ Got int }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("page: version %d of the format, want %d", e.Got, Version)
+	return fmt.Sprintf("page: version %d of the format, want 1 to %d", e.Got, Version)
 }

@@ -3,6 +3,7 @@ package page
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/tensor"
@@ -25,8 +26,7 @@ type Layout struct {
 	HeadDim, ValueDim  int
 	DType              tensor.DType
 	KeyStorage         kernel.KeyStorage
-	Codec              kernel.Codec // of a coded page; DType is that of the plain ones it was made of
-	ValueGroup         int          // with Codec: features of a value that share a scale
+	Coding             kernel.Coding // of a coded page; DType is that of the plain ones it was made of
 }
 
 // Segment is one tensor of a payload.
@@ -35,13 +35,27 @@ type Segment struct {
 	Size          int64 // bytes of an element
 }
 
-// SegmentsOf is the number of segments of one layer.
-func (l *Layout) SegmentsOf() int {
-	if l.Codec == kernel.NoCodec {
-		return 2
+// shapes are those of the tensors of one layer.
+func (l *Layout) shapes() (list []kernel.CodedTensor) {
+	heads, size := int64(l.KVHeads), int64(l.PageSize)
+	if l.Coding.IsZero() {
+		for _, dim := range []int{l.HeadDim, l.ValueDim} {
+			list = append(list, kernel.CodedTensor{DType: l.DType, Rank: 4, Shape: [4]int64{1, size, heads, int64(dim)}})
+		}
+		return list
 	}
-	return 6
+	var none kernel.CodedPages
+	key, value := l.Coding.Key.Tensors(&none, 1, size, heads, l.HeadDim), l.Coding.Value.Tensors(&none, 1, size, heads, l.ValueDim)
+	for _, t := range append(key[:], value[:]...) {
+		if t.Rank > 0 {
+			list = append(list, t)
+		}
+	}
+	return list
 }
+
+// SegmentsOf is the number of segments of one layer.
+func (l *Layout) SegmentsOf() int { return len(l.shapes()) }
 
 // Segments lists the segments of a payload in order, and its length: the
 // positions, and those of each layer. A Layout that no page can have gives a
@@ -50,27 +64,20 @@ func (l *Layout) Segments() (list []Segment, payload int64, err error) {
 	if err := l.check(); err != nil {
 		return nil, 0, err
 	}
-	add := func(size int64, shape ...int) {
+	add := func(size int64, shape ...int64) {
 		n := size
 		for _, x := range shape {
-			n *= int64(x) // check has bounded it
+			n *= x // check has bounded it
 		}
 		list = append(list, Segment{Offset: payload, Bytes: n, Size: size})
 		payload = (payload + n + Align - 1) / Align * Align
 	}
-	add(4, l.PageSize)
+	add(4, int64(l.PageSize))
+	shapes := l.shapes()
 	for range l.Layers {
-		if l.Codec == kernel.NoCodec {
-			add(l.DType.Size(), l.KVHeads, l.PageSize, l.HeadDim)
-			add(l.DType.Size(), l.KVHeads, l.PageSize, l.ValueDim)
-			continue
+		for _, t := range shapes {
+			add(t.DType.Size(), t.Shape[:t.Rank]...)
 		}
-		add(1, l.KVHeads, l.PageSize, l.Codec.RowBytes(l.HeadDim))
-		add(2, l.KVHeads, l.HeadDim)
-		add(2, l.KVHeads, l.HeadDim)
-		add(1, l.KVHeads, l.PageSize, l.Codec.RowBytes(l.ValueDim))
-		add(2, l.KVHeads, l.PageSize, l.ValueDim/l.ValueGroup)
-		add(2, l.KVHeads, l.PageSize, l.ValueDim/l.ValueGroup)
 	}
 	return list, payload, nil
 }
@@ -94,16 +101,15 @@ func (l *Layout) check() error {
 		return layoutError("DType", l.DType, "f32, f16, bf16, f8e4m3 or f8e5m2")
 	case l.KeyStorage > kernel.PostRoPE:
 		return layoutError("KeyStorage", l.KeyStorage, "pre-RoPE or post-RoPE")
-	case l.Codec > kernel.Int4:
-		return layoutError("Codec", l.Codec, "none, int8 or int4")
-	case l.Codec == kernel.NoCodec && l.ValueGroup != 0:
-		return layoutError("ValueGroup", l.ValueGroup, "0 without a codec")
-	case l.Codec != kernel.NoCodec && (l.ValueGroup < 1 || l.ValueDim%l.ValueGroup != 0):
-		return layoutError("ValueGroup", l.ValueGroup, "a divisor of ValueDim")
 	}
-	// no segment has more than 4 bytes for each of these, and padding
-	n := float64(l.KVHeads) * float64(l.PageSize) * (float64(l.HeadDim) + float64(l.ValueDim))
-	if float64(l.Layers)*(4*n+6*Align+8*float64(l.KVHeads)*float64(l.HeadDim))+4*float64(l.PageSize) > maxPayload {
+	if problems := l.Coding.Problems(l.PageSize, l.HeadDim, l.ValueDim); len(problems) > 0 {
+		return layoutError("Coding", l.Coding, "one without this: "+strings.Join(problems, "; "))
+	}
+	// rows and scales have at most 4 bytes for each of these, and segments padding
+	key, value := &l.Coding.Key, &l.Coding.Value
+	size, dims := float64(l.PageSize), float64(l.HeadDim)+float64(l.ValueDim)
+	head := 4*size*dims + 8*dims + 4*(float64(key.Outliers)+float64(value.Outliers)) + 2*float64(key.Rank+value.Rank)*(size+dims)
+	if float64(l.Layers)*(float64(l.KVHeads)*head+12*Align)+4*size > maxPayload {
 		return layoutError("payload", "larger", "at most 2⁴⁰ bytes")
 	}
 	return nil

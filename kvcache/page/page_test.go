@@ -22,6 +22,20 @@ func example(namespace string) page.Header {
 	}
 }
 
+// codings are those of version 1, and then of version 2.
+var codings = []kernel.Coding{
+	{}, kernel.KIVI(kernel.Int8, 32), kernel.KIVI(kernel.Int4, 32), kernel.KIVI(kernel.Int2, 32),
+	{Key: kernel.Quantizer{Codec: kernel.Int1, Group: 32, RMS: true, Levels: true}, Value: kernel.Quantizer{Codec: kernel.Int8, Group: 16, Levels: true, Outliers: 3}},
+	{Key: kernel.Quantizer{Codec: kernel.Int4, Outliers: 5, Rank: 2}, Value: kernel.Quantizer{Codec: kernel.Int2, Group: 32, Rank: 1}},
+	{Key: kernel.Quantizer{Codec: kernel.Int4}, Value: kernel.Quantizer{Codec: kernel.Int4}},
+}
+
+func coded(c kernel.Coding) page.Header {
+	h := example("coded")
+	h.Layout.HeadDim, h.Layout.ValueDim, h.Layout.Coding = 32, 32, c
+	return h
+}
+
 func random(t testing.TB, h *page.Header) []byte {
 	_, n, err := h.Layout.Segments()
 	if err != nil {
@@ -64,7 +78,8 @@ func TestBytes(t *testing.T) {
 
 // TestSegments: coded pages, at the offsets of the documentation.
 func TestSegments(t *testing.T) {
-	l := page.Layout{Layers: 1, PageSize: 20, KVHeads: 2, HeadDim: 16, ValueDim: 8, DType: tensor.F32, Codec: kernel.Int4, ValueGroup: 4}
+	l := page.Layout{Layers: 1, PageSize: 20, KVHeads: 2, HeadDim: 16, ValueDim: 8, DType: tensor.F32, Coding: kernel.KIVI(kernel.Int4, 8)}
+	l.Coding.Value.Group = 4
 	list, n, err := l.Segments()
 	if err != nil {
 		t.Fatal(err)
@@ -77,6 +92,41 @@ func TestSegments(t *testing.T) {
 	}
 	if len(list) != 1+l.SegmentsOf() || n != 1152 {
 		t.Errorf("%d segments, %d bytes", len(list), n)
+	}
+}
+
+// TestCodings: every Coding goes into a page and comes out, in the first version that
+// has it, and a segment has the bytes of its tensor.
+func TestCodings(t *testing.T) {
+	for i, c := range codings {
+		h := coded(c)
+		b := random(t, &h)
+		if got, _, err := page.Parse(b); err != nil || got != h {
+			t.Errorf("%v: %+v (%v), want %+v", c, got.Layout.Coding, err, h.Layout.Coding)
+		}
+		if version := int(b[8]); version != 1+min(i/3, 1) {
+			t.Errorf("%v: version %d", c, version)
+		}
+		list, _, err := h.Layout.Segments()
+		if err != nil || len(list) != 1+2*h.Layout.SegmentsOf() {
+			t.Errorf("%v: %d segments (%v)", c, len(list), err)
+		}
+		if c.IsZero() {
+			continue
+		}
+		sum := int64(0)
+		for _, s := range list[1:] {
+			sum += s.Bytes
+		}
+		if want := 2 * (c.Key.PageBytes(4, 32) + c.Value.PageBytes(4, 32)); sum != want {
+			t.Errorf("%v: %d bytes of two layers, want %d", c, sum, want)
+		}
+		b[8] ^= 3 // the other version
+		page.Seal(b)
+		var format *page.FormatError
+		if _, _, err := page.Parse(b); !errors.As(err, &format) {
+			t.Errorf("%v in the other version: %v", c, err)
+		}
 	}
 }
 
@@ -104,7 +154,12 @@ func TestRoundTrip(t *testing.T) {
 // TestEveryBitCounts: one bit changed anywhere, or a byte missing or too many,
 // is an error of the documented types.
 func TestEveryBitCounts(t *testing.T) {
-	h := example("model")
+	for _, h := range []page.Header{example("model"), coded(codings[5])} {
+		everyBit(t, h)
+	}
+}
+
+func everyBit(t *testing.T, h page.Header) {
 	b := random(t, &h)
 	judge := func(what string, b []byte, at int) {
 		t.Helper()
@@ -139,10 +194,10 @@ func TestRefused(t *testing.T) {
 		"no layers":       func(h *page.Header) { h.Layout.Layers = 0 },
 		"first layer":     func(h *page.Header) { h.Layout.FirstLayer = -1 },
 		"dtype":           func(h *page.Header) { h.Layout.DType = tensor.U8 },
-		"codec":           func(h *page.Header) { h.Layout.Codec = 3 },
+		"codec":           func(h *page.Header) { h.Layout.Coding.Key.Codec = 5 },
 		"key storage":     func(h *page.Header) { h.Layout.KeyStorage = 2 },
-		"value group":     func(h *page.Header) { h.Layout.ValueGroup = 2 },
-		"no value group":  func(h *page.Header) { h.Layout.Codec = kernel.Int8 },
+		"value group":     func(h *page.Header) { h.Layout.Coding.Value.Group = 2 },
+		"no value codec":  func(h *page.Header) { h.Layout.Coding.Key.Codec = kernel.Int8 },
 		"too many tokens": func(h *page.Header) { h.Tokens = 5 },
 		"no tokens":       func(h *page.Header) { h.Tokens = 0 },
 		"too large":       func(h *page.Header) { h.Layout.HeadDim, h.Layout.PageSize = 1<<30, 1<<30 },
@@ -174,6 +229,10 @@ func TestRefused(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	h := example("model")
 	f.Add(random(f, &h))
+	for _, c := range codings {
+		h := coded(c)
+		f.Add(random(f, &h))
+	}
 	f.Add([]byte("LCKVPAGE"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, payload, err := page.Parse(b)

@@ -260,7 +260,7 @@ func TestReopen(t *testing.T) {
 	}
 	edit(0, func(b []byte) []byte { return b[:len(b)-1] })
 	edit(1, func(b []byte) []byte { b[70] ^= 1; return b })
-	edit(2, func(b []byte) []byte { b[8] = 2; return b })
+	edit(2, func(b []byte) []byte { b[8] = 9; return b })
 	edit(3, func(b []byte) []byte { return blob(key(4), 1) }) // another page under its name
 	edit(5, func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
 	for _, f := range []string{"writing-7", "notes.txt", "x.page"} {
