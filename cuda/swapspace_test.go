@@ -43,7 +43,7 @@ func TestSwapSpace(t *testing.T) {
 			check(t, err)
 			got = append(got, blob)
 		}
-		if h, _, err := page.Parse(got[0]); err != nil || h.Layout.Codec != kernel.Int8 {
+		if h, _, err := page.Parse(got[0]); err != nil || h.Layout.Coding.Key.Codec != kernel.Int8 {
 			t.Fatalf("the first page is not coded: %+v, %v", h, err)
 		}
 		if want == nil {
