@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,9 @@ type cacheFlags struct {
 	seed                             uint64
 }
 
+// cacheParts are what can be measured.
+var cacheParts = []string{"quality", "prefix", "swap"}
+
 func parseCache(std streams, args []string) (*cacheFlags, error) {
 	var o cacheFlags
 	f := newFlags(std, "cache", "Holds the cache of a model in less memory: what every policy over every codec keeps of\n"+
@@ -44,7 +48,7 @@ func parseCache(std streams, args []string) (*cacheFlags, error) {
 		"Writes tables, plots, CSV and JSON. Ctrl-C writes what is finished.")
 	f.BoolVar(&o.list, "list", false, "list policies, codecs and tiers, and run nothing")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON in place of tables")
-	f.StringVar(&o.parts, "parts", "quality,prefix,swap", "what to measure, with commas")
+	f.StringVar(&o.parts, "parts", strings.Join(cacheParts, ","), "what to measure, with commas")
 	f.StringVar(&o.policies, "policies", "all", "names with commas; none is a policy too")
 	f.StringVar(&o.codecs, "codecs", "all", "names with commas")
 	f.StringVar(&o.budgets, "budgets", "50,25,12.5", "keys that stay, in `percent` of the prompt; the second one is that of policies over other codecs than f16")
@@ -76,6 +80,11 @@ func parseCache(std streams, args []string) (*cacheFlags, error) {
 	}
 	if err := errors.Join(pick(&o.windows, 8, 3, 1, "windows"), pick(&o.trials, 20, 10, task.Depths, "trials")); err != nil {
 		return nil, err
+	}
+	for part := range strings.SplitSeq(o.parts, ",") {
+		if !slices.Contains(cacheParts, part) {
+			return nil, fmt.Errorf("-parts has %q, want some of %s", part, strings.Join(cacheParts, ", "))
+		}
 	}
 	if o.page < 1 || o.page > 256 {
 		return nil, fmt.Errorf("-page is %d, want 1 to 256", o.page)
@@ -144,8 +153,6 @@ func runCache(ctx context.Context, std streams, args []string) error {
 			stopped = o.prefix(ctx, std, b, &r)
 		case "swap":
 			stopped = o.swap(ctx, std, b, &r)
-		default:
-			return fmt.Errorf("-parts has %q, want quality, prefix or swap", part)
 		}
 		if stopped != nil {
 			break
@@ -479,7 +486,23 @@ func printCache(w io.Writer, r *cacheResults) error {
 	if len(r.Swap) > 0 {
 		printSwap(w, t, r.Swap)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if r.Partial {
+		fmt.Fprintln(w, "\nPARTIAL: stopped before the end")
+	}
+	_, err := fmt.Fprintf(w, "\n%s; %.0f s\n", facts(r.Machine), r.Seconds)
+	return err
+}
+
+// facts are what is known of a machine, in a line.
+func facts(machine map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(machine)) {
+		out = append(out, k+": "+machine[k])
+	}
+	return strings.Join(out, "; ")
 }
 
 func cacheCSV(r *cacheResults) ([]byte, error) {
