@@ -107,6 +107,7 @@ type cacheResults struct {
 	Quality []cacheQuality    `json:"quality"`
 	Left    []cacheLeft       `json:"left_out"`
 	Prefix  []cachePrefix     `json:"prefix"`
+	Cascade []cacheCascade    `json:"cascade"`
 	Swap    []cacheSwap       `json:"swap"`
 }
 
@@ -482,6 +483,9 @@ func printCache(w io.Writer, r *cacheResults) error {
 	}
 	if len(r.Prefix) > 0 {
 		printPrefix(w, t, r.Prefix)
+	}
+	if len(r.Cascade) > 0 {
+		printCascade(w, t, r.Cascade)
 	}
 	if len(r.Swap) > 0 {
 		printSwap(w, t, r.Swap)

@@ -103,6 +103,14 @@ func TestCachePrefixAndSwap(t *testing.T) {
 	if len(r.Prefix) != 2 || r.Prefix[0].HitRate < 0.5 || r.Prefix[1].HitRate < 0.8 || r.Prefix[0].Apart > 1e-4 || r.Prefix[1].Apart > 1e-4 {
 		t.Errorf("%+v", r.Prefix)
 	}
+	if len(r.Cascade) != 2 || !strings.Contains(text, "cascade") {
+		t.Errorf("%+v", r.Cascade)
+	}
+	for _, x := range r.Cascade {
+		if !(x.OnePass > 0 && x.Cascade > 0) || x.Apart > 1e-3 {
+			t.Errorf("%+v", x)
+		}
+	}
 	for _, tier := range []string{"swap out and in", "export", "host: export and put", "host: get", "disk: export and put", "disk: get"} {
 		i := slices.IndexFunc(r.Swap, func(x cacheSwap) bool { return strings.HasPrefix(x.What, tier) })
 		if i < 0 || !(r.Swap[i].GBps > 0 && r.Swap[i].RoofGBps > 0 && r.Swap[i].PagesS > 0) || !strings.Contains(text, tier) {

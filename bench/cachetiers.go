@@ -270,12 +270,11 @@ func (o *cacheFlags) prefix(ctx context.Context, std streams, b kernel.Backend, 
 			x.Apart = max(x.Apart, apart(plain, logits))
 			bar.Add(1)
 		}
-		median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
 		x.HitRate, x.Without, x.With = float64(found)/float64(all), median(times[0]), median(times[1])
 		x.Speedup = x.Without / x.With
 		r.Prefix = append(r.Prefix, x)
 	}
-	return nil
+	return o.cascade(ctx, std, b, r)
 }
 
 // apart is the largest difference, of the largest number.
@@ -446,23 +445,11 @@ func (o *cacheFlags) swap(ctx context.Context, std streams, b kernel.Backend, r 
 	bar := newBar(std, int64(rounds*len(moves)))
 	defer bar.Close()
 	for _, m := range moves {
-		var times [2][]float64
-		for range rounds {
-			for i, f := range []func() error{m.move, m.roof} {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				start := time.Now()
-				if err := f(); err != nil {
-					return err
-				}
-				times[i] = append(times[i], time.Since(start).Seconds())
-			}
-			bar.Add(1)
+		took, err := inTurn(ctx, rounds, func() { bar.Add(1) }, m.move, m.roof)
+		if err != nil {
+			return err
 		}
-		median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
-		took := median(times[0])
-		r.Swap = append(r.Swap, cacheSwap{m.what, m.beside, float64(m.bytes) / took / 1e9, float64(m.bytes) / median(times[1]) / 1e9, float64(m.pages) / took})
+		r.Swap = append(r.Swap, cacheSwap{m.what, m.beside, float64(m.bytes) / took[0] / 1e9, float64(m.bytes) / took[1] / 1e9, float64(m.pages) / took[0]})
 	}
 	return nil
 }
