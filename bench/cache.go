@@ -1,26 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"github.com/longctx/longctx/bench/internal/atomicfile"
 	"github.com/longctx/longctx/bench/internal/method"
 	"github.com/longctx/longctx/bench/internal/model"
-	"github.com/longctx/longctx/bench/internal/report"
 	"github.com/longctx/longctx/bench/internal/task"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/kvcache"
@@ -118,6 +109,7 @@ type cacheQuality struct {
 	Budget      float64 `json:"budget_percent"` // 100: no policy
 	Memory      float64 `json:"memory_percent"` // of all keys in f16
 	Keys        float64 `json:"keys"`           // of a head, in the mean
+	Pages       float64 `json:"pages"`          // in use, plain and coded, of all heads
 	BitsPerByte float64 `json:"bits_per_byte"`
 	Recall      float64 `json:"recall"`
 	Mass        float64 `json:"mass"` // of the weights of the prompt's last queries, on keys that stay
@@ -167,45 +159,6 @@ func runCache(ctx context.Context, std streams, args []string) error {
 		return err
 	}
 	return stopped
-}
-
-// write prints the results and writes them to the folder.
-func (o *cacheFlags) write(std streams, r *cacheResults) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	if o.asJSON {
-		if _, err := std.out.Write(data); err != nil {
-			return err
-		}
-	} else if err := printCache(std.out, r); err != nil {
-		return err
-	}
-	files := []struct {
-		name string
-		make func() ([]byte, error)
-	}{
-		{"cache.json", func() ([]byte, error) { return data, nil }},
-		{"cache.csv", func() ([]byte, error) { return cacheCSV(r) }},
-		{"cache-bits.png", func() ([]byte, error) { return cachePlot(r, false) }},
-		{"cache-recall.png", func() ([]byte, error) { return cachePlot(r, true) }},
-	}
-	if len(r.Quality) == 0 {
-		files = files[:1]
-	}
-	for _, f := range files {
-		content, err := f.make()
-		if err == nil {
-			err = atomicfile.Write(filepath.Join(o.out, f.name), content)
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(std.err, "wrote", filepath.Join(o.out, f.name))
-	}
-	return nil
 }
 
 // holdings is what there is to measure.
@@ -460,86 +413,7 @@ func (o *cacheFlags) quality(ctx context.Context, std streams, b kernel.Backend,
 			r.Left = append(r.Left, cacheLeft{fmt.Sprintf("%s over %s at %v %%", j.holder.name, j.Name, j.budget), err.Error()})
 			continue
 		}
-		r.Quality = append(r.Quality, cacheQuality{j.holder.name, j.Name, j.budget, 100 * x.Bytes / h.dense, x.Keys, x.BitsPerByte, x.Recall, x.Mass, x.TokensPerS})
+		r.Quality = append(r.Quality, cacheQuality{j.holder.name, j.Name, j.budget, 100 * x.Bytes / h.dense, x.Keys, x.Pages, x.BitsPerByte, x.Recall, x.Mass, x.TokensPerS})
 	}
 	return nil
-}
-
-// printCache prints what was measured.
-func printCache(w io.Writer, r *cacheResults) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	if len(r.Quality) > 0 {
-		fmt.Fprintln(t, "policy\tcodec\tbudget %\tmemory %\tkeys a head\tbits per byte\trecall %\tmass kept %\ttokens/s\t")
-		for _, x := range r.Quality {
-			fmt.Fprintf(t, "%s\t%s\t%.4g\t%.1f\t%.0f\t%.3f\t%.0f\t%.1f\t%.0f\t\n", x.Policy, x.Codec, x.Budget, x.Memory, x.Keys, x.BitsPerByte, 100*x.Recall, 100*x.Mass, x.TokensPerS)
-		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
-		fmt.Fprintln(w, "\nmemory: of keys and values when the prompt was read, cut down and coded, of what all take in f16")
-		for _, x := range r.Left {
-			fmt.Fprintf(w, "left out: %s: %s\n", x.Name, x.Why)
-		}
-	}
-	if len(r.Prefix) > 0 {
-		printPrefix(w, t, r.Prefix)
-	}
-	if len(r.Cascade) > 0 {
-		printCascade(w, t, r.Cascade)
-	}
-	if len(r.Swap) > 0 {
-		printSwap(w, t, r.Swap)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	if r.Partial {
-		fmt.Fprintln(w, "\nPARTIAL: stopped before the end")
-	}
-	_, err := fmt.Fprintf(w, "\n%s; %.0f s\n", facts(r.Machine), r.Seconds)
-	return err
-}
-
-// facts are what is known of a machine, in a line.
-func facts(machine map[string]string) string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(machine)) {
-		out = append(out, k+": "+machine[k])
-	}
-	return strings.Join(out, "; ")
-}
-
-func cacheCSV(r *cacheResults) ([]byte, error) {
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
-	w.Write([]string{"policy", "codec", "budget_percent", "memory_percent", "keys", "bits_per_byte", "recall", "mass", "tokens_per_s"})
-	for _, x := range r.Quality {
-		row := []string{x.Policy, x.Codec}
-		for _, v := range []float64{x.Budget, x.Memory, x.Keys, x.BitsPerByte, x.Recall, x.Mass, x.TokensPerS} {
-			row = append(row, strconv.FormatFloat(v, 'g', 6, 64))
-		}
-		w.Write(row) // errors stay in w
-	}
-	w.Flush()
-	return b.Bytes(), w.Error()
-}
-
-// cachePlot is the Pareto plot of bits per byte, or of recall, over memory.
-func cachePlot(r *cacheResults, recall bool) ([]byte, error) {
-	var trades []report.Trade
-	for _, x := range r.Quality {
-		t := report.Trade{Name: x.Policy + " · " + x.Codec, Kind: x.Codec, Cost: x.Memory, Gain: x.BitsPerByte}
-		if recall {
-			t.Gain = 100 * x.Recall
-		}
-		if x.Policy == "none" {
-			t.Name = x.Codec
-		}
-		trades = append(trades, t)
-	}
-	const cost = "memory of keys and values, % of all in f16"
-	if recall {
-		return report.Pareto("Recall of a planted number against memory", "each mark is a policy over a codec; the line joins those that no other beats", cost, "recall, %", false, trades)
-	}
-	return report.Pareto("Bits per byte against memory", "each mark is a policy over a codec; the line joins those that no other beats", cost, "bits per byte", true, trades)
 }

@@ -30,6 +30,10 @@ func cacheRun(t *testing.T, args ...string) (*cacheResults, string) {
 	if err := json.Unmarshal(data, r); err != nil {
 		t.Fatal(err)
 	}
+	page, err := os.ReadFile(filepath.Join(dir, "cache.html"))
+	if err != nil || !strings.Contains(string(page), "<h2>") {
+		t.Errorf("the page: %v, %s", err, page)
+	}
 	return r, out.String()
 }
 
@@ -56,6 +60,9 @@ func TestCacheHoldsLess(t *testing.T) {
 		}
 	}
 	all := rows["none"]
+	if half := rows["streaming-llm"]; !(half.Pages > 0 && half.Pages < 0.6*all.Pages) {
+		t.Errorf("%v pages of %v", half.Pages, all.Pages)
+	}
 	if math.Abs(all.Memory-100) > 1e-6 || math.Abs(all.Mass-1) > 1e-6 || all.Recall < 0.8 || all.BitsPerByte > 2.5 {
 		t.Errorf("all keys in f16: %+v", all)
 	}
@@ -137,7 +144,7 @@ func TestCacheStops(t *testing.T) {
 		if err != nil || !r.Partial {
 			t.Errorf("%s: partial %v, %v", part, r.Partial, err)
 		}
-		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 2 { // cache.json and cache.html
 			t.Errorf("%s: %v is left, %v", part, left, err)
 		}
 	}

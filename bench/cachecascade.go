@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/longctx/longctx/attention"
@@ -191,14 +188,3 @@ func inTurn(ctx context.Context, rounds int, step func(), run ...func() error) (
 
 // median sorts x.
 func median(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
-
-func printCascade(w io.Writer, t *tabwriter.Writer, list []cacheCascade) {
-	x := list[0]
-	fmt.Fprintf(w, "\na layer's decode step of sequences with %d tokens in common and %d of their own, %d heads, %d KV heads, dim %d, f16\n",
-		x.Shared, x.Own, cascadeHeads, cascadeKVHeads, cascadeDim)
-	fmt.Fprintln(t, "sequences\tone pass ms\tcascade ms\tspeed-up\toutputs apart\t")
-	for _, x := range list {
-		fmt.Fprintf(t, "%d\t%.3f\t%.3f\t%.2f\t%.1g\t\n", x.Sequences, x.OnePass, x.Cascade, x.Speedup, x.Apart)
-	}
-	t.Flush()
-}

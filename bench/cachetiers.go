@@ -324,16 +324,6 @@ func read(m *model.Reader, index prefix.Index, tokens []int32, found *int) (_ []
 	return logits, err
 }
 
-func printPrefix(w io.Writer, t *tabwriter.Writer, list []cachePrefix) {
-	x := list[0]
-	fmt.Fprintf(w, "\n%d users with %d tokens in common and %d of their own each turn\n", x.Users, x.Shared, x.Own)
-	fmt.Fprintln(t, "turn\thit rate %\tfirst token without ms\twith ms\tspeed-up\tlogits apart\t")
-	for _, x := range list {
-		fmt.Fprintf(t, "%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1g\t\n", x.Turn, 100*x.HitRate, x.Without, x.With, x.Speedup, x.Apart)
-	}
-	t.Flush()
-}
-
 // cacheSwap is how fast pages move, beside what memory and disk do by themselves.
 type cacheSwap struct {
 	What     string  `json:"what"`
@@ -477,13 +467,4 @@ func readInto(name string, to []byte) error {
 	}
 	_, err = io.ReadFull(f, to)
 	return errors.Join(err, f.Close())
-}
-
-func printSwap(w io.Writer, t *tabwriter.Writer, list []cacheSwap) {
-	fmt.Fprintln(w)
-	fmt.Fprintln(t, "what\tGB/s\tpages/s\tbeside\tGB/s\t")
-	for _, x := range list {
-		fmt.Fprintf(t, "%s\t%.2f\t%.0f\t%s\t%.2f\t\n", x.What, x.GBps, x.PagesS, x.Beside, x.RoofGBps)
-	}
-	t.Flush()
 }
