@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -408,6 +409,9 @@ func (o *cacheFlags) quality(ctx context.Context, std streams, b kernel.Backend,
 		x, err := e.Hold(ctx, how, windows, recall, step)
 		if errors.Is(err, context.Canceled) {
 			return err
+		}
+		if judged := x.BitsPerByte + x.Mass; err == nil && (math.IsNaN(judged) || math.IsInf(judged, 0)) { // JSON has no such numbers
+			err = fmt.Errorf("%v bits per byte and a mass of %v", x.BitsPerByte, x.Mass)
 		}
 		if err != nil {
 			r.Left = append(r.Left, cacheLeft{fmt.Sprintf("%s over %s at %v %%", j.holder.name, j.Name, j.budget), err.Error()})
