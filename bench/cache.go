@@ -1,25 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"github.com/longctx/longctx/bench/internal/atomicfile"
 	"github.com/longctx/longctx/bench/internal/method"
 	"github.com/longctx/longctx/bench/internal/model"
-	"github.com/longctx/longctx/bench/internal/report"
 	"github.com/longctx/longctx/bench/internal/task"
 	"github.com/longctx/longctx/kernel"
 	"github.com/longctx/longctx/kvcache"
@@ -37,6 +30,9 @@ type cacheFlags struct {
 	seed                             uint64
 }
 
+// cacheParts are what can be measured.
+var cacheParts = []string{"quality", "prefix", "swap"}
+
 func parseCache(std streams, args []string) (*cacheFlags, error) {
 	var o cacheFlags
 	f := newFlags(std, "cache", "Holds the cache of a model in less memory: what every policy over every codec keeps of\n"+
@@ -44,7 +40,7 @@ func parseCache(std streams, args []string) (*cacheFlags, error) {
 		"Writes tables, plots, CSV and JSON. Ctrl-C writes what is finished.")
 	f.BoolVar(&o.list, "list", false, "list policies, codecs and tiers, and run nothing")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON in place of tables")
-	f.StringVar(&o.parts, "parts", "quality,prefix,swap", "what to measure, with commas")
+	f.StringVar(&o.parts, "parts", strings.Join(cacheParts, ","), "what to measure, with commas")
 	f.StringVar(&o.policies, "policies", "all", "names with commas; none is a policy too")
 	f.StringVar(&o.codecs, "codecs", "all", "names with commas")
 	f.StringVar(&o.budgets, "budgets", "50,25,12.5", "keys that stay, in `percent` of the prompt; the second one is that of policies over other codecs than f16")
@@ -77,6 +73,11 @@ func parseCache(std streams, args []string) (*cacheFlags, error) {
 	if err := errors.Join(pick(&o.windows, 8, 3, 1, "windows"), pick(&o.trials, 20, 10, task.Depths, "trials")); err != nil {
 		return nil, err
 	}
+	for part := range strings.SplitSeq(o.parts, ",") {
+		if !slices.Contains(cacheParts, part) {
+			return nil, fmt.Errorf("-parts has %q, want some of %s", part, strings.Join(cacheParts, ", "))
+		}
+	}
 	if o.page < 1 || o.page > 256 {
 		return nil, fmt.Errorf("-page is %d, want 1 to 256", o.page)
 	}
@@ -98,6 +99,7 @@ type cacheResults struct {
 	Quality []cacheQuality    `json:"quality"`
 	Left    []cacheLeft       `json:"left_out"`
 	Prefix  []cachePrefix     `json:"prefix"`
+	Cascade []cacheCascade    `json:"cascade"`
 	Swap    []cacheSwap       `json:"swap"`
 }
 
@@ -108,6 +110,7 @@ type cacheQuality struct {
 	Budget      float64 `json:"budget_percent"` // 100: no policy
 	Memory      float64 `json:"memory_percent"` // of all keys in f16
 	Keys        float64 `json:"keys"`           // of a head, in the mean
+	Pages       float64 `json:"pages"`          // in use, plain and coded, of all heads
 	BitsPerByte float64 `json:"bits_per_byte"`
 	Recall      float64 `json:"recall"`
 	Mass        float64 `json:"mass"` // of the weights of the prompt's last queries, on keys that stay
@@ -144,8 +147,6 @@ func runCache(ctx context.Context, std streams, args []string) error {
 			stopped = o.prefix(ctx, std, b, &r)
 		case "swap":
 			stopped = o.swap(ctx, std, b, &r)
-		default:
-			return fmt.Errorf("-parts has %q, want quality, prefix or swap", part)
 		}
 		if stopped != nil {
 			break
@@ -159,45 +160,6 @@ func runCache(ctx context.Context, std streams, args []string) error {
 		return err
 	}
 	return stopped
-}
-
-// write prints the results and writes them to the folder.
-func (o *cacheFlags) write(std streams, r *cacheResults) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	if o.asJSON {
-		if _, err := std.out.Write(data); err != nil {
-			return err
-		}
-	} else if err := printCache(std.out, r); err != nil {
-		return err
-	}
-	files := []struct {
-		name string
-		make func() ([]byte, error)
-	}{
-		{"cache.json", func() ([]byte, error) { return data, nil }},
-		{"cache.csv", func() ([]byte, error) { return cacheCSV(r) }},
-		{"cache-bits.png", func() ([]byte, error) { return cachePlot(r, false) }},
-		{"cache-recall.png", func() ([]byte, error) { return cachePlot(r, true) }},
-	}
-	if len(r.Quality) == 0 {
-		files = files[:1]
-	}
-	for _, f := range files {
-		content, err := f.make()
-		if err == nil {
-			err = atomicfile.Write(filepath.Join(o.out, f.name), content)
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(std.err, "wrote", filepath.Join(o.out, f.name))
-	}
-	return nil
 }
 
 // holdings is what there is to measure.
@@ -448,71 +410,14 @@ func (o *cacheFlags) quality(ctx context.Context, std streams, b kernel.Backend,
 		if errors.Is(err, context.Canceled) {
 			return err
 		}
+		if judged := x.BitsPerByte + x.Mass; err == nil && (math.IsNaN(judged) || math.IsInf(judged, 0)) { // JSON has no such numbers
+			err = fmt.Errorf("%v bits per byte and a mass of %v", x.BitsPerByte, x.Mass)
+		}
 		if err != nil {
 			r.Left = append(r.Left, cacheLeft{fmt.Sprintf("%s over %s at %v %%", j.holder.name, j.Name, j.budget), err.Error()})
 			continue
 		}
-		r.Quality = append(r.Quality, cacheQuality{j.holder.name, j.Name, j.budget, 100 * x.Bytes / h.dense, x.Keys, x.BitsPerByte, x.Recall, x.Mass, x.TokensPerS})
+		r.Quality = append(r.Quality, cacheQuality{j.holder.name, j.Name, j.budget, 100 * x.Bytes / h.dense, x.Keys, x.Pages, x.BitsPerByte, x.Recall, x.Mass, x.TokensPerS})
 	}
 	return nil
-}
-
-// printCache prints what was measured.
-func printCache(w io.Writer, r *cacheResults) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	if len(r.Quality) > 0 {
-		fmt.Fprintln(t, "policy\tcodec\tbudget %\tmemory %\tkeys a head\tbits per byte\trecall %\tmass kept %\ttokens/s\t")
-		for _, x := range r.Quality {
-			fmt.Fprintf(t, "%s\t%s\t%.4g\t%.1f\t%.0f\t%.3f\t%.0f\t%.1f\t%.0f\t\n", x.Policy, x.Codec, x.Budget, x.Memory, x.Keys, x.BitsPerByte, 100*x.Recall, 100*x.Mass, x.TokensPerS)
-		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
-		fmt.Fprintln(w, "\nmemory: of keys and values when the prompt was read, cut down and coded, of what all take in f16")
-		for _, x := range r.Left {
-			fmt.Fprintf(w, "left out: %s: %s\n", x.Name, x.Why)
-		}
-	}
-	if len(r.Prefix) > 0 {
-		printPrefix(w, t, r.Prefix)
-	}
-	if len(r.Swap) > 0 {
-		printSwap(w, t, r.Swap)
-	}
-	return t.Flush()
-}
-
-func cacheCSV(r *cacheResults) ([]byte, error) {
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
-	w.Write([]string{"policy", "codec", "budget_percent", "memory_percent", "keys", "bits_per_byte", "recall", "mass", "tokens_per_s"})
-	for _, x := range r.Quality {
-		row := []string{x.Policy, x.Codec}
-		for _, v := range []float64{x.Budget, x.Memory, x.Keys, x.BitsPerByte, x.Recall, x.Mass, x.TokensPerS} {
-			row = append(row, strconv.FormatFloat(v, 'g', 6, 64))
-		}
-		w.Write(row) // errors stay in w
-	}
-	w.Flush()
-	return b.Bytes(), w.Error()
-}
-
-// cachePlot is the Pareto plot of bits per byte, or of recall, over memory.
-func cachePlot(r *cacheResults, recall bool) ([]byte, error) {
-	var trades []report.Trade
-	for _, x := range r.Quality {
-		t := report.Trade{Name: x.Policy + " · " + x.Codec, Kind: x.Codec, Cost: x.Memory, Gain: x.BitsPerByte}
-		if recall {
-			t.Gain = 100 * x.Recall
-		}
-		if x.Policy == "none" {
-			t.Name = x.Codec
-		}
-		trades = append(trades, t)
-	}
-	const cost = "memory of keys and values, % of all in f16"
-	if recall {
-		return report.Pareto("Recall of a planted number against memory", "each mark is a policy over a codec; the line joins those that no other beats", cost, "recall, %", false, trades)
-	}
-	return report.Pareto("Bits per byte against memory", "each mark is a policy over a codec; the line joins those that no other beats", cost, "bits per byte", true, trades)
 }

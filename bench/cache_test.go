@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,6 +29,10 @@ func cacheRun(t *testing.T, args ...string) (*cacheResults, string) {
 	r := new(cacheResults)
 	if err := json.Unmarshal(data, r); err != nil {
 		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "cache.html"))
+	if err != nil || !strings.Contains(string(page), "<h2>") {
+		t.Errorf("the page: %v, %s", err, page)
 	}
 	return r, out.String()
 }
@@ -54,6 +60,9 @@ func TestCacheHoldsLess(t *testing.T) {
 		}
 	}
 	all := rows["none"]
+	if half := rows["streaming-llm"]; !(half.Pages > 0 && half.Pages < 0.6*all.Pages) {
+		t.Errorf("%v pages of %v", half.Pages, all.Pages)
+	}
 	if math.Abs(all.Memory-100) > 1e-6 || math.Abs(all.Mass-1) > 1e-6 || all.Recall < 0.8 || all.BitsPerByte > 2.5 {
 		t.Errorf("all keys in f16: %+v", all)
 	}
@@ -101,14 +110,49 @@ func TestCachePrefixAndSwap(t *testing.T) {
 	if len(r.Prefix) != 2 || r.Prefix[0].HitRate < 0.5 || r.Prefix[1].HitRate < 0.8 || r.Prefix[0].Apart > 1e-4 || r.Prefix[1].Apart > 1e-4 {
 		t.Errorf("%+v", r.Prefix)
 	}
-	if len(r.Swap) != 3 || !strings.Contains(text, "swap out and in") {
-		t.Errorf("%+v", r.Swap)
+	if len(r.Cascade) != 2 || !strings.Contains(text, "cascade") {
+		t.Errorf("%+v", r.Cascade)
+	}
+	for _, x := range r.Cascade {
+		if !(x.OnePass > 0 && x.Cascade > 0) || x.Apart > 1e-3 {
+			t.Errorf("%+v", x)
+		}
+	}
+	for _, tier := range []string{"swap out and in", "export", "host: export and put", "host: get", "disk: export and put", "disk: get"} {
+		i := slices.IndexFunc(r.Swap, func(x cacheSwap) bool { return strings.HasPrefix(x.What, tier) })
+		if i < 0 || !(r.Swap[i].GBps > 0 && r.Swap[i].RoofGBps > 0 && r.Swap[i].PagesS > 0) || !strings.Contains(text, tier) {
+			t.Errorf("%s: %+v", tier, r.Swap)
+		}
+	}
+}
+
+// TestCacheStops: an interrupted run writes what is finished and says so.
+func TestCacheStops(t *testing.T) {
+	for _, part := range cacheParts {
+		dir := t.TempDir()
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		status, out, text := call(ctx, "cache", "-quick", "-parts", part, "-out", dir)
+		if status != 130 || !strings.Contains(out, "PARTIAL") {
+			t.Errorf("%s: status %d: %s%s", part, status, out, text)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "cache.json"))
+		var r cacheResults
+		if err == nil {
+			err = json.Unmarshal(data, &r)
+		}
+		if err != nil || !r.Partial {
+			t.Errorf("%s: partial %v, %v", part, r.Partial, err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 2 { // cache.json and cache.html
+			t.Errorf("%s: %v is left, %v", part, left, err)
+		}
 	}
 }
 
 func TestCacheRefuses(t *testing.T) {
 	for _, args := range [][]string{
-		{"-parts", "all"}, {"-policies", "lru"}, {"-codecs", "zip"}, {"-budgets", "0"}, {"-budgets", "x"}, {"-method", "rerope"}, {"-method", "yarn,ntk"},
+		{"-parts", "all"}, {"-parts", "swap,prefixes"}, {"-policies", "lru"}, {"-codecs", "zip"}, {"-budgets", "0"}, {"-budgets", "x"}, {"-method", "rerope"}, {"-method", "yarn,ntk"},
 		{"-length", "1x,2x"}, {"-page", "0"}, {"-trials", "7"}, {"-workers", "-1"}, {"-windows", "-1"},
 	} {
 		var out, errs bytes.Buffer

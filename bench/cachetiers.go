@@ -270,12 +270,11 @@ func (o *cacheFlags) prefix(ctx context.Context, std streams, b kernel.Backend, 
 			x.Apart = max(x.Apart, apart(plain, logits))
 			bar.Add(1)
 		}
-		median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
 		x.HitRate, x.Without, x.With = float64(found)/float64(all), median(times[0]), median(times[1])
 		x.Speedup = x.Without / x.With
 		r.Prefix = append(r.Prefix, x)
 	}
-	return nil
+	return o.cascade(ctx, std, b, r)
 }
 
 // apart is the largest difference, of the largest number.
@@ -325,16 +324,6 @@ func read(m *model.Reader, index prefix.Index, tokens []int32, found *int) (_ []
 	return logits, err
 }
 
-func printPrefix(w io.Writer, t *tabwriter.Writer, list []cachePrefix) {
-	x := list[0]
-	fmt.Fprintf(w, "\n%d users with %d tokens in common and %d of their own each turn\n", x.Users, x.Shared, x.Own)
-	fmt.Fprintln(t, "turn\thit rate %\tfirst token without ms\twith ms\tspeed-up\tlogits apart\t")
-	for _, x := range list {
-		fmt.Fprintf(t, "%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1g\t\n", x.Turn, 100*x.HitRate, x.Without, x.With, x.Speedup, x.Apart)
-	}
-	t.Flush()
-}
-
 // cacheSwap is how fast pages move, beside what memory and disk do by themselves.
 type cacheSwap struct {
 	What     string  `json:"what"`
@@ -382,13 +371,52 @@ func (o *cacheFlags) swap(ctx context.Context, std streams, b kernel.Backend, r 
 		return err
 	}
 	bytes := c.Stats().UsedBytes
-	from, to := make([]byte, bytes), make([]byte, bytes)
+	from, to := make([]byte, bytes+int64(len(blob))), make([]byte, bytes+int64(len(blob)))
 	files := min(n, 64)
+	host, err := tier.NewHost(tier.Limits{Bytes: 2 * int64(files*len(blob))})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, host.Close()) }()
+	raw := filepath.Join(dir, "raw")
+	name := func(i int) string { return fmt.Sprint(raw, i) }
+	each := func(f func(i int) error) func() error {
+		return func() error {
+			for i := range files {
+				if err := f(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	// put stores pages that the store does not have, get reads the last of them.
 	serial := 0
 	key := func(i int) page.Key {
 		return page.Key{Namespace: "bench", Hash: [32]byte{byte(i), byte(i >> 8), byte(i >> 16), byte(i >> 24)}}
 	}
-	raw := filepath.Join(dir, "raw")
+	export := func(store func(k page.Key, one []byte) error) func() error {
+		return each(func(int) error {
+			serial++
+			k := key(serial)
+			one, err := space.Export(ctx, id, serial%n, k, blob[:0])
+			if err != nil {
+				return err
+			}
+			return store(k, one)
+		})
+	}
+	put := func(to tier.Store) func() error {
+		return export(func(k page.Key, one []byte) error { return to.Put(ctx, k, one) })
+	}
+	get := func(from tier.Store) func() error {
+		return each(func(i int) error {
+			_, err := from.Get(ctx, key(serial-i), blob[:0])
+			return err
+		})
+	}
+	copied := each(func(i int) error { copy(to[i*int(bytes)/n:][:len(blob)], from[i*int(bytes)/n:]); return nil })
+	all := int64(files * len(blob))
 	moves := []struct {
 		what, beside string
 		bytes        int64
@@ -397,70 +425,30 @@ func (o *cacheFlags) swap(ctx context.Context, std streams, b kernel.Backend, r 
 	}{
 		{"swap out and in", "copies in memory", 2 * bytes, 2 * n, func() error {
 			return errors.Join(space.SwapOut(ctx, id), space.Restore(ctx, id))
-		}, func() error { copy(to, from); copy(from, to); return nil }},
-		{"disk: put, synced", "files of as many bytes, synced", int64(files * len(blob)), files, func() error {
-			for range files {
-				serial++
-				k := key(serial)
-				one, err := space.Export(ctx, id, serial%n, k, blob[:0])
-				if err == nil {
-					err = disk.Put(ctx, k, one)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		}, func() error {
-			for i := range files {
-				if err := writeSynced(fmt.Sprint(raw, i), from[:len(blob)]); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		{"disk: get, checked", "reads of these files", int64(files * len(blob)), files, func() error {
-			for i := range files {
-				if _, err := disk.Get(ctx, key(serial-i), blob[:0]); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, func() error {
-			for i := range files {
-				if _, err := os.ReadFile(fmt.Sprint(raw, i)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
+		}, func() error { copy(to[:bytes], from); copy(from, to[:bytes]); return nil }},
+		{"export of pages, checksummed", "copies in memory", all, files, export(func(page.Key, []byte) error { return nil }), copied},
+		{"host: export and put, checksummed", "copies in memory", all, files, put(host), copied},
+		{"host: get, checked", "copies in memory", all, files, get(host), copied},
+		{"disk: export and put, checksummed, synced", "new files of as many bytes, synced", all, files, put(disk), each(func(i int) error { return writeSynced(name(i), from[:len(blob)]) })},
+		{"disk: get, checked, of cached files", "reads of such files", all, files, get(disk), each(func(i int) error { return readInto(name(i), to[:len(blob)]) })},
 	}
 	bar := newBar(std, int64(rounds*len(moves)))
 	defer bar.Close()
 	for _, m := range moves {
-		var times [2][]float64
-		for range rounds {
-			for i, f := range []func() error{m.move, m.roof} {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				start := time.Now()
-				if err := f(); err != nil {
-					return err
-				}
-				times[i] = append(times[i], time.Since(start).Seconds())
-			}
-			bar.Add(1)
+		took, err := inTurn(ctx, rounds, func() { bar.Add(1) }, m.move, m.roof)
+		if err != nil {
+			return err
 		}
-		median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
-		took := median(times[0])
-		r.Swap = append(r.Swap, cacheSwap{m.what, m.beside, float64(m.bytes) / took / 1e9, float64(m.bytes) / median(times[1]) / 1e9, float64(m.pages) / took})
+		r.Swap = append(r.Swap, cacheSwap{m.what, m.beside, float64(m.bytes) / took[0] / 1e9, float64(m.bytes) / took[1] / 1e9, float64(m.pages) / took[0]})
 	}
 	return nil
 }
 
-// writeSynced writes a file as a careful program does, without a checksum.
+// writeSynced writes a new file as a careful program does, without a checksum.
 func writeSynced(name string, data []byte) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	f, err := os.Create(name)
 	if err != nil {
 		return err
@@ -471,11 +459,12 @@ func writeSynced(name string, data []byte) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func printSwap(w io.Writer, t *tabwriter.Writer, list []cacheSwap) {
-	fmt.Fprintln(w)
-	fmt.Fprintln(t, "what\tGB/s\tpages/s\tbeside\tGB/s\t")
-	for _, x := range list {
-		fmt.Fprintf(t, "%s\t%.2f\t%.0f\t%s\t%.2f\t\n", x.What, x.GBps, x.PagesS, x.Beside, x.RoofGBps)
+// readInto reads a file into memory that is there, as a tier does.
+func readInto(name string, to []byte) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
 	}
-	t.Flush()
+	_, err = io.ReadFull(f, to)
+	return errors.Join(err, f.Close())
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -226,7 +225,6 @@ func selectPrefill(ctx context.Context, n, size, queries, repeats int) ([]select
 			whole, times = nil, make([][2][]float64, len(choices))
 		}
 	}
-	median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
 	for i := range results {
 		r := &results[i]
 		r.Selector, r.Keys, r.Mass = choices[i].name, n, r.Mass/float64(queries)

@@ -129,7 +129,6 @@ func (s *searcher) measure(n, repeats int, keys *turnedKeys, dense *decoding, le
 			times[i] = append(times[i], time.Since(start).Seconds()*1e3)
 		}
 	}
-	median := func(x []float64) float64 { slices.Sort(x); return x[len(x)/2] }
 	out.Dense, out.Choice, out.Run = median(times[0]), median(times[1]), median(times[2])
 	out.Speedup = out.Dense / (out.Choice + out.Run)
 	out.Mass, out.Error = recalled(&args, &dense.args)

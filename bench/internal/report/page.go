@@ -2,7 +2,7 @@ package report
 
 import (
 	"bytes"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"fmt"
 	"html/template"
@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-//go:embed report.html.tmpl
-var pageText string
+//go:embed *.html.tmpl
+var pageFiles embed.FS
 
-var pageTemplate = template.Must(template.New("report.html").Parse(pageText))
+var pages = template.Must(template.ParseFS(pageFiles, "*"))
 
 // page is what report.html.tmpl shows.
 type page struct {
@@ -69,7 +69,7 @@ func (g *grid) page(pictures map[string][]byte) ([]byte, error) {
 		p.Stopped = fmt.Sprintf("The run was stopped: %d of %d results are here. “%s” was not measured.", have, want, missing)
 	}
 	var b bytes.Buffer
-	err := pageTemplate.Execute(&b, p)
+	err := pages.ExecuteTemplate(&b, "report.html.tmpl", p)
 	return b.Bytes(), err
 }
 

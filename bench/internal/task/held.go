@@ -28,6 +28,7 @@ type Held struct {
 	Recall      float64 // share of trials with all digits right
 	Mass        float64 // share of the weights of the prompt's last queries that lay on keys that stay
 	Bytes       float64 // of keys and values, in the mean of the trials, when the prompt was read, cut down and coded
+	Pages       float64 // in use, plain and coded, of all heads, likewise
 	Keys        float64 // of a head, likewise
 	TokensPerS  float64 // of single tokens, the median
 }
@@ -64,7 +65,7 @@ func (e *Evaluator) Hold(ctx context.Context, how *Holding, windows, recall []Tr
 	}
 	trials := float64(len(windows) + len(recall))
 	slices.Sort(h.times)
-	out = Held{BitsPerByte: bits / float64(len(windows)), Recall: float64(right) / float64(len(recall)), Mass: h.mass / trials, Bytes: h.bytes / trials, Keys: h.keys / trials}
+	out = Held{BitsPerByte: bits / float64(len(windows)), Recall: float64(right) / float64(len(recall)), Mass: h.mass / trials, Bytes: h.bytes / trials, Keys: h.keys / trials, Pages: h.pages / trials}
 	if len(h.times) > 0 {
 		out.TokensPerS = 1 / h.times[len(h.times)/2]
 	}
@@ -77,6 +78,7 @@ type holding struct {
 	step  func(int)
 	mass  float64
 	bytes float64
+	pages float64
 	keys  float64
 	times []float64
 }
@@ -211,7 +213,8 @@ func (h *holding) count(m *model.Held) {
 		keys += x.Len()
 	}
 	h.keys += float64(keys) / float64(len(m.Sequence.Heads))
-	h.bytes += float64(m.Stats().UsedBytes)
+	held := m.Stats()
+	h.bytes, h.pages = h.bytes+float64(held.UsedBytes), h.pages+float64(held.Used+held.CodedUsed)
 }
 
 // plan has the policy's plan and carries it out. recent are the weights of the last
