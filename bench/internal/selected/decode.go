@@ -8,6 +8,7 @@ import (
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/rope"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -228,8 +229,9 @@ func (l *layer) doubleSparse() (*attention.Keys, error) {
 	return m.Select(l.Backend, l.selection(l.queries, l.tokens), labels)
 }
 
-// infLLM chooses by what does not depend on distance, as the paper does: rows that are
-// not rotated. Its representatives are the keys that got most attention.
+// infLLM chooses by keys that are not rotated and queries turned to the end of the
+// local window, as the paper does, so that all blocks are at one distance. Its
+// representatives are the keys that got most attention.
 func (l *layer) infLLM(in *attention.Selection) (none kernel.BlockSparse, err error) {
 	m := attention.InfLLM{Blocks: l.pageBudget() - 2, Init: 1, Local: 1, Representatives: 4}
 	c := l.config(attention.Causal())
@@ -249,7 +251,14 @@ func (l *layer) infLLM(in *attention.Selection) (none kernel.BlockSparse, err er
 	if err := m.Represent(l.plainPages, weights, means, l.table, l.tokens); err != nil {
 		return none, err
 	}
-	in.Query = l.plain
+	in.Query = clone(l.plain)
+	places := make([]int32, l.judged)
+	for t := range places {
+		places[t] = int32(l.Page)
+	}
+	if err := rope.Apply(l.Backend, in.Query, rope.Text(places), l.Rotation, kernel.QuerySide); err != nil {
+		return none, err
+	}
 	return m.Select(l.Backend, in, means)
 }
 

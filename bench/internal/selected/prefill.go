@@ -31,9 +31,13 @@ func prefillSelectors() []Selector {
 		{Name: "moba", Prefill: true, attend: (*layer).moba},
 		of("minference-a-shape", func(l *layer) selector { return shape(l, attention.AShape, 2*l.Page, l.budget()) }),
 		of("minference-vertical-slash", func(l *layer) selector {
-			return shape(l, attention.VerticalSlash, max(l.budget()/4, 1), max(l.budget()/4, 1))
+			if l.Share == 1 {
+				return shape(l, attention.VerticalSlash, l.tokens, l.tokens)
+			}
+			lines := max(l.budget()/4, 1) // of either kind 30 are the first ones, whatever they score
+			return shape(l, attention.VerticalSlash, lines, lines)
 		}),
-		of("minference-block-sparse", func(l *layer) selector { return shape(l, attention.BlockSparse, max(l.pageBudget()/2, 1), 0) }),
+		of("minference-block-sparse", func(l *layer) selector { return shape(l, attention.BlockSparse, (l.pageBudget()+1)/2, 0) }),
 		of("flexprefill", func(l *layer) selector {
 			return attention.FlexPrefill{Block: 2 * l.Page, Share: l.weight(), Divergence: 0.1, MinBlocks: 1}
 		}),
