@@ -189,7 +189,7 @@ func (j *modelJudge) measure(ctx context.Context, std streams, b kernel.Backend)
 				}
 			}
 			bar.Describe(fmt.Sprintf("%-25s %5d %5.4g%%", line.Selector, n, line.Budget))
-			r := &selected.Runner{Backend: b, Config: j.model.Config, Rotation: rotation, Page: j.page, Share: share, Judged: judgedTokens, Selector: s}
+			r := &selected.Runner{Config: j.model.Config, Rotation: rotation, Page: j.page, Share: share, Judged: judgedTokens, Selector: s}
 			how := model.Attending{Mask: attention.Causal(), Own: r.Own}
 			line.BitsPerByte, line.Recall, err = e.Attend(ctx, how, windows, recall, func(n int) { bar.Add64(int64(n)) })
 			if err != nil {

@@ -114,5 +114,5 @@ type Attending struct {
 	// that are not rotated, [tokens, heads, HeadDim], to out.
 	Layer  func(layer int, c *attention.Config) error
 	Blocks func(queryLens, keyLens []int) (kernel.BlockSparse, error)
-	Own    func(layer int, query, key, value, out tensor.View) error
+	Own    func(b kernel.Backend, layer int, query, key, value, out tensor.View) error
 }

@@ -20,14 +20,15 @@ type Prefill struct {
 	slopes tensor.View
 	layers []*attention.Attention // of each layer; those that attend alike share one, but for the last
 	blocks func(queryLens, keyLens []int) (kernel.BlockSparse, error)
-	own    func(layer int, query, key, value, out tensor.View) error
+	own    func(b kernel.Backend, layer int, query, key, value, out tensor.View) error
+	b      kernel.Backend
 
 	x, normed, qkv, attended, gateUp, act, logits []float32
 }
 
 // NewPrefill makes a Prefill whose layers attend as told.
 func NewPrefill(m *Model, b kernel.Backend, policy kernel.Policy, how Attending) (*Prefill, error) {
-	p := &Prefill{model: m, slopes: slopesView(how), blocks: how.Blocks, own: how.Own}
+	p := &Prefill{model: m, slopes: slopesView(how), blocks: how.Blocks, own: how.Own, b: b}
 	for i := range m.Layers {
 		if how.Layer == nil && i > 0 && i < len(m.Layers)-1 {
 			p.layers = append(p.layers, p.layers[0])
@@ -221,7 +222,7 @@ func (p *Prefill) attendOwn(layer int, lens, keep []int) error {
 	out, at := tensor.FromF32(p.attended, int64(total), int64(c.Heads), int64(c.HeadDim)), int64(0)
 	for _, n := range lens {
 		end := at + int64(n)
-		if err := p.own(layer, query.Slice(0, at, end), key.Slice(0, at, end), value.Slice(0, at, end), out.Slice(0, at, end)); err != nil {
+		if err := p.own(p.b, layer, query.Slice(0, at, end), key.Slice(0, at, end), value.Slice(0, at, end), out.Slice(0, at, end)); err != nil {
 			return err
 		}
 		at = end

@@ -8,7 +8,6 @@ import (
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/kernel"
-	"github.com/longctx/longctx/rope"
 	"github.com/longctx/longctx/tensor"
 )
 
@@ -252,11 +251,7 @@ func (l *layer) infLLM(in *attention.Selection) (none kernel.BlockSparse, err er
 		return none, err
 	}
 	in.Query = clone(l.plain)
-	places := make([]int32, l.judged)
-	for t := range places {
-		places[t] = int32(l.Page)
-	}
-	if err := rope.Apply(l.Backend, in.Query, rope.Text(places), l.Rotation, kernel.QuerySide); err != nil {
+	if err := l.turn(in.Query, l.Page); err != nil {
 		return none, err
 	}
 	return m.Select(l.Backend, in, means)
@@ -302,15 +297,15 @@ func (l *layer) reAttention() (*attention.Keys, error) {
 func (l *layer) squeezed() (*attention.Keys, error) {
 	var m attention.SqueezedAttention
 	in, fixed := l.selection(l.queries, l.tokens), l.tokens-l.judged
+	if l.Share == 1 {
+		return attention.BlockKeys(in, l.everything())
+	}
 	if fixed < 1 {
-		return nil, errors.New("no key before the judged ones, want some")
+		return nil, errors.New("no key before the queries, want some to make clusters of")
 	}
 	prefix, err := m.Cluster(l.Backend, l.pages, l.table, fixed, max(fixed/4, 1), 3)
 	if err != nil {
 		return nil, err
-	}
-	if m.Threshold = -1; l.Share == 1 {
-		return m.Select(l.Backend, in, prefix)
 	}
 	lo, hi := math.Log(1e-9), math.Log(0.5)
 	for range 10 {
@@ -327,6 +322,16 @@ func (l *layer) squeezed() (*attention.Keys, error) {
 	}
 	m.Threshold = math.Exp(hi)
 	return m.Select(l.Backend, in, prefix)
+}
+
+// everything lists all pages.
+func (l *layer) everything() kernel.BlockSparse {
+	out := kernel.BlockSparse{QueryBlock: 1, KeyBlock: int32(l.Page), RowStart: []int32{0}, Indptr: []int32{0}}
+	for t := l.tokens - l.judged; t < l.tokens; t++ {
+		out.Indices = append(out.Indices, l.table[:t/l.Page+1]...)
+		out.Indptr = append(out.Indptr, int32(len(out.Indices)))
+	}
+	return out
 }
 
 // nsa is its selected blocks alone: the compressed keys want a model trained so.

@@ -18,7 +18,6 @@ import (
 // the last Judged queries, or for all if it is a prefill selector. It adds up what it
 // judges.
 type Runner struct {
-	Backend  kernel.Backend
 	Policy   kernel.Policy // of attention
 	Config   model.Config
 	Rotation kernel.Rotation // of queries and keys, by places
@@ -51,6 +50,7 @@ func (r *Runner) Judgement() Judgement {
 // layer is one layer of a sequence.
 type layer struct {
 	*Runner
+	Backend             kernel.Backend
 	tokens, judged      int
 	query, key, value   tensor.View // [tokens, heads, dim], rotated
 	plainQ, plainK      tensor.View // not rotated
@@ -65,8 +65,8 @@ type layer struct {
 }
 
 // Own is model.Attending.Own.
-func (r *Runner) Own(_ int, query, key, value, out tensor.View) (err error) {
-	l, err := r.newLayer(query, key, value)
+func (r *Runner) Own(b kernel.Backend, _ int, query, key, value, out tensor.View) (err error) {
+	l, err := r.newLayer(b, query, key, value)
 	if err != nil {
 		return err
 	}
@@ -104,9 +104,9 @@ func clone(v tensor.View) tensor.View {
 	return out
 }
 
-func (r *Runner) newLayer(query, key, value tensor.View) (*layer, error) {
+func (r *Runner) newLayer(b kernel.Backend, query, key, value tensor.View) (*layer, error) {
 	c := &r.Config
-	l := &layer{Runner: r, tokens: int(query.Shape[0]), heads: c.Heads, kvHeads: c.KVHeads, dim: c.HeadDim}
+	l := &layer{Runner: r, Backend: b, tokens: int(query.Shape[0]), heads: c.Heads, kvHeads: c.KVHeads, dim: c.HeadDim}
 	if r.Page < 1 || r.Share <= 0 || r.Share > 1 || r.Judged < 1 {
 		return nil, fmt.Errorf("selected: Page %d, Share %v, Judged %d, want at least 1, above 0 and at most 1, at least 1", r.Page, r.Share, r.Judged)
 	}
@@ -120,8 +120,8 @@ func (r *Runner) newLayer(query, key, value tensor.View) (*layer, error) {
 	for t := range places {
 		places[t] = int32(t)
 	}
-	if err := errors.Join(rope.Apply(r.Backend, l.query, rope.Text(places), r.Rotation, kernel.QuerySide),
-		rope.Apply(r.Backend, l.key, rope.Text(places), r.Rotation, kernel.KeySide)); err != nil {
+	if err := errors.Join(rope.Apply(b, l.query, rope.Text(places), r.Rotation, kernel.QuerySide),
+		rope.Apply(b, l.key, rope.Text(places), r.Rotation, kernel.KeySide)); err != nil {
 		return nil, err
 	}
 	l.scale = r.Rotation.ScoreScale / math.Sqrt(float64(l.dim))

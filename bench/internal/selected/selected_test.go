@@ -53,7 +53,7 @@ func attend(t *testing.T, s *Selector, share float64, m *model.Model, b kernel.B
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Runner{Backend: b, Config: m.Config, Rotation: rotation, Page: 8, Share: share, Judged: 40, Selector: s}
+	r := &Runner{Config: m.Config, Rotation: rotation, Page: 8, Share: share, Judged: 40, Selector: s}
 	p, err := model.NewPrefill(m, b, kernel.Exact, model.Attending{Mask: attention.Causal(), Own: r.Own})
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func TestRunnerRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range []Runner{{Share: 1, Judged: 1}, {Page: 8, Judged: 1}, {Page: 8, Share: 2, Judged: 1}, {Page: 8, Share: 1}} {
-		r.Backend, r.Config, r.Rotation = b, m.Config, rotation
+		r.Config, r.Rotation = m.Config, rotation
 		p, err := model.NewPrefill(m, b, kernel.Exact, model.Attending{Mask: attention.Causal(), Own: r.Own})
 		if err != nil {
 			t.Fatal(err)
