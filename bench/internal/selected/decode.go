@@ -233,20 +233,11 @@ func (l *layer) doubleSparse() (*attention.Keys, error) {
 // representatives are the keys that got most attention.
 func (l *layer) infLLM(in *attention.Selection) (none kernel.BlockSparse, err error) {
 	m := attention.InfLLM{Blocks: l.pageBudget() - 2, Init: 1, Local: 1, Representatives: 4}
-	c := l.config(attention.Causal())
-	c.ColumnStats = true
-	a, err := attention.New(l.Backend, c)
+	weights, err := l.weights(attention.Absolute{})
 	if err != nil {
 		return none, err
 	}
-	defer a.Close()
-	if err := a.Plan(attention.Step{QueryLens: []int{l.tokens}, KV: l}); err != nil {
-		return none, err
-	}
-	weights, means := tensor.New(tensor.F32, int64(l.tokens), int64(l.heads)), l.means()
-	if err := a.ColumnStats(&kernel.ColumnStatsArgs{Query: l.query, Key: l.pages, LSE: l.dense.LSE, Power: 1, Out: weights}); err != nil {
-		return none, err
-	}
+	means := l.means()
 	if err := m.Represent(l.plainPages, weights, means, l.table, l.tokens); err != nil {
 		return none, err
 	}
