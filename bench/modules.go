@@ -15,7 +15,8 @@ import (
 // moduleLine is a line of the table of modules.
 type moduleLine struct {
 	attention.Module
-	Methods []string `json:"extrapolate"` // methods of extrapolate that are made of it
+	Methods []string `json:"extrapolate"`     // methods of extrapolate that are made of it
+	WhyNot  string   `json:"extrapolate_not"` // what it wants that extrapolate does not have
 }
 
 func listModules(_ context.Context, std streams, args []string) error {
@@ -30,7 +31,7 @@ func listModules(_ context.Context, std streams, args []string) error {
 	}
 	var lines []moduleLine
 	for _, m := range attention.Modules() {
-		line := moduleLine{Module: m, Methods: []string{}}
+		line := moduleLine{Module: m, Methods: []string{}, WhyNot: method.WhyNot(m.Name)}
 		for _, x := range methods {
 			if x.Module == m.Name {
 				line.Methods = append(line.Methods, x.Name)
@@ -40,7 +41,7 @@ func listModules(_ context.Context, std streams, args []string) error {
 	}
 	for _, r := range recurrence.All() {
 		i := r.Info()
-		lines = append(lines, moduleLine{Methods: []string{}, Module: attention.Module{
+		lines = append(lines, moduleLine{Methods: []string{}, WhyNot: "a model trained so", Module: attention.Module{
 			Name: i.Name, Paper: "https://arxiv.org/abs/" + strings.TrimPrefix(i.Paper, "arXiv:"), Kind: "recurrence", Claim: i.Claim,
 			Needs: "a model trained so; reads " + i.Reads.String(), Backends: "cpu, cuda (forward)", Composes: "other layers, each with pages or states of its own",
 		}})
@@ -51,13 +52,17 @@ func listModules(_ context.Context, std streams, args []string) error {
 		return e.Encode(lines)
 	}
 	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "module\tkind\tclaim\tbackends\tneeds\tcomposes with\tpaper")
+	fmt.Fprintln(t, "module\tkind\tclaim\tbackends\tneeds\tcomposes with\textrapolate\tpaper")
 	for _, m := range lines {
 		needs := m.Needs
 		if needs == "" {
 			needs = "–"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Kind, m.Claim, m.Backends, needs, m.Composes, m.Paper)
+		in := strings.Join(m.Methods, ", ")
+		if in == "" {
+			in = "no: it wants " + m.WhyNot
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Kind, m.Claim, m.Backends, needs, m.Composes, in, m.Paper)
 	}
 	return t.Flush()
 }

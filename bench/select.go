@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -51,7 +52,7 @@ func (p *pagedKeys) LowerKV(dst *kernel.Batch) error {
 }
 
 func runSelect(ctx context.Context, std streams, args []string) error {
-	f := newFlags(std, "select", "Decodes one token over a paged cache with planted keys, dense and with each selector\n(nsa: the mass and error of its selected blocks alone):\nattention mass recalled, output error and times (median).")
+	f := newFlags(std, "select", "Decodes one token over a paged cache with planted keys, dense and with each selector\n(nsa: the mass and error of its selected blocks alone):\nattention mass recalled, output error and times (median). With -model: in the model of\nextrapolate, in place of planted keys; bits per byte and recall of a planted number too.")
 	lengths := f.String("keys", "32768,131072", "`numbers` of keys, with commas")
 	size := f.Int("page", 64, "keys a page: `number`")
 	pages := f.Int("pages", 64, "pages that a query head sees: `number`")
@@ -59,8 +60,29 @@ func runSelect(ctx context.Context, std streams, args []string) error {
 	which := f.String("selectors", "", "`names` with commas (default: all, "+strings.Join(selectorNames(), ", ")+")")
 	queries := f.Int("queries", 0, "prefill the last `number` of tokens, with the prefill selectors alone; 0: decode")
 	asJSON := f.Bool("json", false, "print JSON")
+	var o selectModelFlags
+	ofModel := f.Bool("model", false, "judge decode and prefill selectors in a model; of the flags above -selectors, -page (default 8) and -json hold, and those below")
+	f.StringVar(&o.weights, "weights", "", "safetensors `file` of a byte-level Llama (default: the one that comes with bench)")
+	f.StringVar(&o.lengths, "lengths", "1x,2x,4x", "tokens, or multiples of the trained length")
+	f.StringVar(&o.budgets, "budgets", "50,25,12.5", "keys that a query head sees, in `percent`")
+	f.StringVar(&o.method, "method", "yarn", "of extrapolation, one that changes frequencies alone")
+	f.StringVar(&o.text, "text", "", "`file` to judge by (default: source of Go that the model has not seen)")
+	f.StringVar(&o.out, "out", "bench-results", "`folder` for the results")
+	f.IntVar(&o.windows, "windows", 8, "sequences for bits per byte at each length")
+	f.IntVar(&o.trials, "trials", 20, "keys planted at each length, a multiple of 10")
+	f.IntVar(&o.workers, "workers", 0, "processors to use; 0: all")
+	f.Uint64Var(&o.seed, "seed", 1, "of everything drawn")
 	if err := parse(f, args); err != nil {
 		return err
+	}
+	if *ofModel {
+		o.selectors, o.page, o.asJSON = *which, 8, *asJSON
+		f.Visit(func(x *flag.Flag) {
+			if x.Name == "page" {
+				o.page = *size
+			}
+		})
+		return o.run(ctx, std, args)
 	}
 	names := strings.Split(*which, ",")
 	if *which == "" {

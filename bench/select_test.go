@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -72,6 +74,45 @@ func TestSelectOfPrefillFindsWhatIsPlanted(t *testing.T) {
 	for _, r := range got {
 		if r.Mass > 1.00001 || r.Selector != "minference a-shape" && r.Mass < 0.8 {
 			t.Errorf("%+v, want a mass of 0.8 to 1", r)
+		}
+	}
+}
+
+func TestSelectInTheModel(t *testing.T) {
+	dir := t.TempDir()
+	var out, errs bytes.Buffer
+	args := "-model -lengths 128,200 -budgets 50,20 -windows 1 -trials 10 -selectors quest,magicpig,moba -out " + dir
+	if err := runSelect(t.Context(), streams{&out, &errs}, strings.Fields(args)); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "select-model.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got modelResults
+	if err := json.Unmarshal(data, &got); err != nil || got.Partial || len(got.Lines) != 14 {
+		t.Fatalf("%v: %s", err, data)
+	}
+	for i, x := range got.Lines {
+		if (x.Selector == "dense") != (i%7 == 0) || !strings.Contains(out.String(), x.Selector) || !(x.BitsPerByte > 1 && x.BitsPerByte < 4) || math.Abs(math.Log2(x.Perplexity)-x.BitsPerByte) > 1e-9 {
+			t.Errorf("%+v is line %d", x, i)
+		}
+		if x.Selector == "dense" {
+			if x.Mass != 1 || x.Seen != 1 || x.Error != 0 || x.Recall < 0.5 {
+				t.Errorf("%+v", x)
+			}
+		} else if !(x.Seen < 0.95 && x.Mass > x.Seen && x.Mass < 1 && x.Error > 0) { // more than chance
+			t.Errorf("%+v", x)
+		}
+	}
+	for _, name := range []string{"select-model.csv", "select-model-bits.png", "select-model-recall.png"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, bad := range []string{"-selectors none", "-budgets 0", "-budgets x", "-method rerope", "-method rope+logn", "-method window", "-method yarn,ntk", "-lengths 10", "-page 0", "-trials 7", "-windows 0", "-workers -1", "-weights none"} {
+		if err := runSelect(t.Context(), streams{&out, &errs}, strings.Fields("-model -out "+dir+" "+bad)); err == nil {
+			t.Errorf("%s: no error", bad)
 		}
 	}
 }

@@ -34,10 +34,13 @@ type Setup struct {
 	model.Attending
 	Evict  *model.Eviction // not nil: run token by token, dropping keys from the cache
 	Params string          // the parameters chosen, for the report
+
+	sees int // keys at most, of a selector; 0: as the mask says
 }
 
 // setting is what a method is made ready for.
 type setting struct {
+	config  model.Config
 	base    rope.Base
 	trained int     // L
 	length  int     // n
@@ -51,6 +54,7 @@ type setting struct {
 // cannot be.
 func (m *Method) Setup(c model.Config, length int) (Setup, error) {
 	s := &setting{
+		config:  c,
 		base:    rope.Base{HeadDim: c.HeadDim, Theta: c.Base},
 		trained: c.Context, length: length, heads: c.Heads, kvHeads: c.KVHeads,
 		s: max(1, float64(length)/float64(c.Context)),
@@ -73,6 +77,9 @@ func (m *Method) Setup(c model.Config, length int) (Setup, error) {
 func (s *Setup) Span(length int) int {
 	if s.Evict != nil {
 		return min(length, s.Evict.Sinks+s.Evict.Recent)
+	}
+	if s.sees > 0 {
+		return min(length, s.sees)
 	}
 	switch p := s.Position.(type) {
 	case attention.LMInfinite:

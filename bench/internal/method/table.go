@@ -10,9 +10,12 @@ import (
 	"github.com/longctx/longctx/rope"
 )
 
+// table is all methods.
+var table = append(plainMethods, selectorMethods()...)
+
 // In the summaries L is the trained length, n the tested one, s = max(1, n/L),
 // and p the position of a token.
-var table = []Method{
+var plainMethods = []Method{
 	{
 		Name: "rope", Title: "RoPE", Claim: "none", Quick: true,
 		Summary: "as trained: positions beyond L are met for the first time",

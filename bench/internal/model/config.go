@@ -13,6 +13,7 @@ import (
 
 	"github.com/longctx/longctx/attention"
 	"github.com/longctx/longctx/kernel"
+	"github.com/longctx/longctx/tensor"
 )
 
 // Bytes is the number of tokens that stand for a byte. BOS follows them.
@@ -108,7 +109,10 @@ type Attending struct {
 	Slopes   []float32 // of the heads, with Score.Slopes
 
 	// For Prefill alone. Layer, where not nil, changes the Config of a layer; Blocks
-	// makes Step.Blocks of a step.
+	// makes Step.Blocks of a step. Own, where not nil, attends in place of all of
+	// these, one sequence and layer at a time: from rows of queries, keys and values
+	// that are not rotated, [tokens, heads, HeadDim], to out.
 	Layer  func(layer int, c *attention.Config) error
 	Blocks func(queryLens, keyLens []int) (kernel.BlockSparse, error)
+	Own    func(b kernel.Backend, layer int, query, key, value, out tensor.View) error
 }

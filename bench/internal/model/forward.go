@@ -20,13 +20,15 @@ type Prefill struct {
 	slopes tensor.View
 	layers []*attention.Attention // of each layer; those that attend alike share one, but for the last
 	blocks func(queryLens, keyLens []int) (kernel.BlockSparse, error)
+	own    func(b kernel.Backend, layer int, query, key, value, out tensor.View) error
+	b      kernel.Backend
 
 	x, normed, qkv, attended, gateUp, act, logits []float32
 }
 
 // NewPrefill makes a Prefill whose layers attend as told.
 func NewPrefill(m *Model, b kernel.Backend, policy kernel.Policy, how Attending) (*Prefill, error) {
-	p := &Prefill{model: m, slopes: slopesView(how), blocks: how.Blocks}
+	p := &Prefill{model: m, slopes: slopesView(how), blocks: how.Blocks, own: how.Own, b: b}
 	for i := range m.Layers {
 		if how.Layer == nil && i > 0 && i < len(m.Layers)-1 {
 			p.layers = append(p.layers, p.layers[0])
@@ -57,8 +59,8 @@ func (c *Config) attention(policy kernel.Policy, how Attending) attention.Config
 
 // everyLayerAlike refuses what only Prefill does.
 func (how *Attending) everyLayerAlike() error {
-	if how.Layer != nil || how.Blocks != nil {
-		return errors.New("model: Attending has Layer or Blocks, want none but for Prefill")
+	if how.Layer != nil || how.Blocks != nil || how.Own != nil {
+		return errors.New("model: Attending has Layer, Blocks or Own, want none but for Prefill")
 	}
 	return nil
 }
@@ -128,15 +130,16 @@ func (p *Prefill) Run(sequences [][]int32, last int) ([]float32, error) {
 	rows := total
 	for i := range p.model.Layers {
 		l := &p.model.Layers[i]
-		var err error
-		if i < len(p.model.Layers)-1 {
-			err = p.attend(l, p.layers[i], total, nil)
-		} else {
-			keep := tailRows(lens, last)
-			err = p.attend(l, p.layers[i], total, keep)
+		var keep []int
+		if i == len(p.model.Layers)-1 {
+			keep = tailRows(lens, last)
 			rows = len(keep)
 		}
-		if err != nil {
+		attend := func() error { return p.attend(l, p.layers[i], total, keep) }
+		if p.own != nil {
+			attend = func() error { return p.attendOwn(i, lens, keep) }
+		}
+		if err := attend(); err != nil {
 			return nil, fmt.Errorf("model: layer %d: %w", i, err)
 		}
 		p.mlp(l, rows)
@@ -202,6 +205,38 @@ func (p *Prefill) attend(l *Layer, a *attention.Attention, total int, keep []int
 	}
 	p.x = p.x[:rows*dim]
 	addLinear(p.x, p.attended, rows, l.Out)
+	return nil
+}
+
+// attendOwn is attend by Attending.Own, of all queries in the last layer too.
+func (p *Prefill) attendOwn(layer int, lens, keep []int) error {
+	l, c, total := &p.model.Layers[layer], &p.model.Config, 0
+	for _, n := range lens {
+		total += n
+	}
+	dim, wide := c.Dim, c.Heads*c.HeadDim
+	p.normed, p.qkv, p.attended = resize(p.normed, total*dim), resize(p.qkv, total*c.qkv()), resize(p.attended, total*wide)
+	rmsNorm(p.normed, p.x[:total*dim], nil, l.AttnNorm, c.Epsilon)
+	linear(p.qkv, p.normed, total, l.QKV)
+	query, key, value := c.split(p.qkv, total)
+	out, at := tensor.FromF32(p.attended, int64(total), int64(c.Heads), int64(c.HeadDim)), int64(0)
+	for _, n := range lens {
+		end := at + int64(n)
+		if err := p.own(p.b, layer, query.Slice(0, at, end), key.Slice(0, at, end), value.Slice(0, at, end), out.Slice(0, at, end)); err != nil {
+			return err
+		}
+		at = end
+	}
+	rows := total
+	if keep != nil {
+		for i, r := range keep { // r >= i: nothing is overwritten before it is read
+			copy(p.attended[i*wide:][:wide], p.attended[r*wide:])
+			copy(p.x[i*dim:][:dim], p.x[r*dim:])
+		}
+		rows = len(keep)
+	}
+	p.x = p.x[:rows*dim]
+	addLinear(p.x, p.attended[:rows*wide], rows, l.Out)
 	return nil
 }
 

@@ -199,3 +199,20 @@ func argmax(row []float32) int {
 	}
 	return best
 }
+
+// Attend runs trials of one length through a model that attends as told, and returns
+// bits per byte of the windows and the share of recall's trials with all digits right.
+func (e *Evaluator) Attend(ctx context.Context, how model.Attending, windows, recall []Trial, step func(tokens int)) (bits, right float64, err error) {
+	run := runner{e, method.Setup{Attending: how}, &Point{}, step}
+	if err := run.all(ctx, windows, func(t *Trial, logits []float32) {
+		bits += crossEntropy(logits, t.Targets) / float64(len(t.Targets)) / math.Ln2 / float64(len(windows))
+	}); err != nil {
+		return 0, 0, err
+	}
+	err = run.all(ctx, recall, func(t *Trial, logits []float32) {
+		if correct(logits, t.Targets) == len(t.Targets) {
+			right += 1 / float64(len(recall))
+		}
+	})
+	return bits, right, err
+}
