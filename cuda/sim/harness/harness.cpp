@@ -15,7 +15,7 @@
 
 KERNEL(attention_64_64, lc_attention_params, attention_threads, 2, (attention<64, 64, 64>(p)))
 KERNEL(attention_16_512, lc_attention_params, attention_threads, 2, (attention<16, 32, 512>(p)))
-KERNEL(decode_4_128, lc_attention_params, decode_threads, 4, (decode<4, 128>(p)))
+KERNEL(decode_4_128, lc_attention_params, decode_threads, 4, (decode<PlainDecode<4, 128>>(p)))
 KERNEL(attention_merge, lc_attention_params, merge_threads, 1, (merge_parts(p)))
 
 namespace {
