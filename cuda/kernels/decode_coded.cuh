@@ -71,7 +71,7 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 				bits |= (uint64_t)(load_shared(place + lane * lc_tile + (j < n ? j : n - 1)).x < 0) << j;
 			store_shared(coded + lane, bits);
 		}
-		sync_warp();
+		sync_warp(); // the bits are there
 	}
 
 	// fetch is as that of plain pages. It asks for scales and zeros too.
@@ -154,7 +154,7 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 			uint2 x = load_shared((const uint2 *)(behind(k) + 4 * Dim * e + 2 * at));
 			store_shared((float4 *)(channels + e * Row + at), widen4(lc_f16, {x.x, x.y, 0, 0}, 0));
 		}
-		sync_warp();
+		sync_warp(); // the channels are there
 	}
 
 	DEV_METHOD void products(int k, float (&a)[2][R]) {
