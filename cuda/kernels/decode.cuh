@@ -129,6 +129,8 @@ template <int R, int Dim, class Self> struct Decode {
 	}
 
 	DEV_METHOD int tile(int k) const { return (int)(list >> 4 * k & 15); }
+	// size is the keys of tile n.
+	DEV_METHOD int size(int n) const { return keys - n * lc_tile < lc_tile ? keys - n * lc_tile : (int)lc_tile; }
 	DEV_METHOD char *slot(int k) const { return ring + k % decode_stages * lc_tile * stride; }
 
 	// lanes is the number of them that copy a row of so many units, as a shift.
@@ -147,8 +149,7 @@ template <int R, int Dim, class Self> struct Decode {
 			const lc_tensor &x = k < tiles ? p.key : p.value;
 			int bytes = element_bytes(x.dtype), units = (k < tiles ? p.head_dim : p.value_dim) * bytes / 16;
 			const char *base = (const char *)x.data + load_const(&item->kv_head) * x.head * bytes;
-			int k0 = tile(k < tiles ? k : k - tiles) * lc_tile;
-			int have = keys - k0 < lc_tile ? keys - k0 : (int)lc_tile;
+			int n = tile(k < tiles ? k : k - tiles), k0 = n * lc_tile, have = size(n);
 			int shift = lanes(units), u0 = lane & ((1 << shift) - 1);
 			for (int j = lane >> shift; j < have; j += decode_threads >> shift) {
 				Place at = load_shared(place + k0 + j);
@@ -293,72 +294,82 @@ template <int R, int Dim, class Self> struct Decode {
 		float4 o[R][Units];
 	};
 
+	// add adds the weighted values that came k-th.
 	DEV_METHOD void add(State &s, int k) {
-		switch (p.value.dtype) {
-		case lc_f32:
-			return add_of<lc_f32>(s, k);
-		case lc_f16:
-			return add_of<lc_f16>(s, k);
-		case lc_bf16:
-			return add_of<lc_bf16>(s, k);
-		case lc_f8e4m3:
-			return add_of<lc_f8e4m3>(s, k);
-		}
-		add_of<lc_f8e5m2>(s, k);
-	}
-
-	// add_of adds the weighted values that came k-th.
-	template <int Type> DEV_METHOD void add_of(State &s, int k) {
-		int n = tile(k - tiles), have = keys - n * lc_tile;
+		int n = tile(k - tiles);
 		UNROLL for (int r = 0; r < R; r++) {
 			float f = load_shared(factor + n * R + r);
 			s.l[r] = mul_(s.l[r], f);
 			UNROLL for (int u = 0; u < Units; u++) s.o[r][u] = scaled(s.o[r][u], f);
 		}
-		if (full >> n & 1) // rows that there are not may have any state
-			self().template add_tile<Type, false>(s, k, n, lc_tile);
-		else
-			self().template add_tile<Type, true>(s, k, n, have < lc_tile ? have : (int)lc_tile);
+		self().add_tile(s, k, n, size(n));
 	}
 
-	template <int Type, bool Hidden> DEV_METHOD void add_tile(State &s, int k, int n, int have) { add_keys<Type, Hidden>(s, k, n, 0, have); }
+	DEV_METHOD void add_tile(State &s, int k, int n, int end) { add_plain(s, k, n, 0, end); }
 
-	// Weights are those of a key.
-	struct Weights {
-		float y[R];
+	// add_plain adds keys from … to−1 of the tile.
+	DEV_METHOD void add_plain(State &s, int k, int n, int from, int to) {
+		switch (p.value.dtype) {
+		case lc_f32:
+			return add_of<lc_f32>(s, k, n, from, to);
+		case lc_f16:
+			return add_of<lc_f16>(s, k, n, from, to);
+		case lc_bf16:
+			return add_of<lc_bf16>(s, k, n, from, to);
+		case lc_f8e4m3:
+			return add_of<lc_f8e4m3>(s, k, n, from, to);
+		}
+		add_of<lc_f8e5m2>(s, k, n, from, to);
+	}
+
+	// whole says that all rows see the tile whole; rows that there are not may have
+	// any state.
+	DEV_METHOD bool whole(int n) const { return full >> n & 1; }
+
+	template <int Type> DEV_METHOD void add_of(State &s, int k, int n, int from, int to) {
+		if (whole(n))
+			add_keys<Type, false>(s, k, n, from, to);
+		else
+			add_keys<Type, true>(s, k, n, from, to);
+	}
+
+	// Values are rows of one type in the ring, one after another.
+	template <int Type> struct Values {
+		enum { Bytes = Type == lc_f32 ? 4 : Type <= lc_bf16 ? 2 : 1 };
+		const char *at; // the lane's first features
+		int stride;
+		float f;
+
+		DEV_METHOD void next() { at += stride; }
+
+		// four is the u-th four features; past the last, of no meaning.
+		DEV_METHOD float4 four(int u) const {
+			float4 v = value<Type>(at + 128 * Bytes * u);
+			return Type >= lc_f8e4m3 ? scaled(v, f) : v;
+		}
 	};
 
-	DEV_METHOD static Weights weights(State &s, const float *x) {
-		Weights a;
-		UNROLL for (int g = 0; g < Fours; g++) {
-			float4 z = load_shared((const float4 *)x + g);
-			a.y[4 * g] = z.x, a.y[4 * g + 1] = z.y, a.y[4 * g + 2] = z.z, a.y[4 * g + 3] = z.w;
-		}
-		UNROLL for (int r = 0; r < R; r++) s.l[r] = add_(s.l[r], a.y[r]);
-		return a;
-	}
-
-	// weighted adds features v of a key.
-	template <bool Hidden> DEV_METHOD static void weighted(State &s, int u, float4 v, const Weights &a) {
-		bool finite = !Hidden || finite4(v);
-		UNROLL for (int r = 0; r < R; r++)
-			if (finite || as_bits(a.y[r]) != 0x80000000u)
-				s.o[r][u] = {fma_(v.x, a.y[r], s.o[r][u].x), fma_(v.y, a.y[r], s.o[r][u].y), fma_(v.z, a.y[r], s.o[r][u].z), fma_(v.w, a.y[r], s.o[r][u].w)};
-	}
-
-	// add_keys adds keys from … to−1 of the tile.
 	template <int Type, bool Hidden> DEV_METHOD void add_keys(State &s, int k, int n, int from, int to) {
-		enum { Bytes = Type == lc_f32 ? 4 : Type <= lc_bf16 ? 2 : 1 };
-		const char *row = self().slot(k) + from * stride + 4 * lane * Bytes;
-		const float *x = w + (n * lc_tile + from) * R;
 		float f = Type >= lc_f8e4m3 && p.value_scale.data ? load_scalar(p.value_scale, load_const(&item->kv_head), 0) : 1.0f;
-		UNROLL_BY(4) for (int j = from; j < to; j++, row += stride, x += R) {
-			Weights a = weights(s, x);
+		Values<Type> v = {self().slot(k) + from * stride + 4 * lane * Values<Type>::Bytes, stride, f};
+		add_rows<Hidden>(s, v, w + (n * lc_tile + from) * R, to - from);
+	}
+
+	// add_rows adds so many rows, whose weights begin at x.
+	template <bool Hidden, class Rows> DEV_METHOD static void add_rows(State &s, Rows &row, const float *x, int count) {
+		UNROLL_BY(4) for (int j = 0; j < count; j++, row.next(), x += R) {
+			float y[R];
+			UNROLL for (int g = 0; g < Fours; g++) {
+				float4 z = load_shared((const float4 *)x + g);
+				y[4 * g] = z.x, y[4 * g + 1] = z.y, y[4 * g + 2] = z.z, y[4 * g + 3] = z.w;
+			}
+			UNROLL for (int r = 0; r < R; r++) s.l[r] = add_(s.l[r], y[r]);
 			UNROLL for (int u = 0; u < Units; u++) {
-				float4 v = value<Type>(row + 128 * Bytes * u); // past the last feature, of no meaning
-				if (Type >= lc_f8e4m3)
-					v = scaled(v, f);
-				weighted<Hidden>(s, u, v, a);
+				float4 v = row.four(u);
+				bool finite = !Hidden || finite4(v);
+				UNROLL for (int r = 0; r < R; r++)
+					if (finite || as_bits(y[r]) != 0x80000000u)
+						s.o[r][u] = {fma_(v.x, y[r], s.o[r][u].x), fma_(v.y, y[r], s.o[r][u].y), fma_(v.z, y[r], s.o[r][u].z), fma_(v.w, y[r], s.o[r][u].w)};
 			}
 		}
 	}
@@ -395,18 +406,18 @@ template <int R, int Dim, class Self> struct Decode {
 			add(s, k);
 		}
 		copy_wait();
+		float *m = part + p.part_rows * p.part_dim;
 		UNROLL for (int r = 0; r < R; r++) {
 			if (r >= rows)
 				continue;
 			UNROLL for (int u = 0; u < Units; u++)
 				if (128 * u + 4 * lane < p.value_dim)
 					store_global((float4 *)(part + r * p.part_dim + 128 * u) + lane, s.o[r][u]);
-			if (lane == r) {
-				float *m = part + p.part_rows * p.part_dim;
-				store_global(m + r, tiles > 0 ? load_shared(top + tile(tiles - 1) * R + r) : max_start());
+			if (lane == 0) // all lanes have the same; an index that is a lane's would keep it in memory
 				store_global(m + p.part_rows + r, s.l[r]);
-			}
 		}
+		if (lane < rows)
+			store_global(m + lane, tiles > 0 ? load_shared(top + tile(tiles - 1) * R + lane) : max_start());
 	}
 
 	// fetch_next waits for what comes k-th and asks for the next, which takes the

@@ -7,6 +7,18 @@
 //
 // Plain and coded pages may meet in a tile: its products are then made twice and
 // chosen from, its values are taken run by run.
+//
+// By the cycles of decode.cuh, for 4 rows and keys and values of 128 features, in
+// pages of 64 and groups of 32: codes are not bound by memory. Counted, not timed,
+// from what the compiler makes of the inner loops for sm_90a, and as much beside
+// them as with F16. A share of 4.8 TB/s brings 20.7 bytes a cycle.
+//
+//	      bytes of a tile  cycles of them  instructions of keys, values  cycles of all
+//	F16             32768            1580                    1536, 1792           1100
+//	INT8            17920             865                    2512, 3040           1650
+//	INT4             9728             470                    2976, 3232           1820
+//
+// So a tile of codes takes about as long as its F16 does; what is saved is room.
 #pragma once
 
 #include "decode.cuh"
@@ -34,8 +46,7 @@ DEV float4 decoded(float4 c, float4 scale, float4 zero) {
 template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim>> {
 	using Base = Decode<R, Dim, CodedDecode<R, Dim>>;
 	using typename Base::State;
-	using typename Base::Weights;
-	using Base::first, Base::item, Base::keys, Base::lane, Base::p, Base::place, Base::ring, Base::seq, Base::stride, Base::tile, Base::tiles, Base::w;
+	using Base::first, Base::item, Base::keys, Base::lane, Base::p, Base::place, Base::ring, Base::seq, Base::size, Base::stride, Base::tile, Base::tiles, Base::w;
 	enum { Units = Base::Units, Row = 2 * Dim + 4 };
 
 	uint64_t *coded; // [chunk_tiles] keys of coded pages
@@ -53,8 +64,6 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 	DEV_METHOD char *slot(int k) const { return ring + k % decode_stages * bytes; }
 	DEV_METHOD char *behind(int k) const { return slot(k) + lc_tile * stride; }
 
-	DEV_METHOD int have(int n) const { return keys - n * lc_tile < lc_tile ? keys - n * lc_tile : (int)lc_tile; }
-
 	// page is that of key j of tile n, counted from the tile's first.
 	DEV_METHOD int page(int n, int j) const {
 		uint32_t start = (uint32_t)first + n * lc_tile, size = (uint32_t)p.page_size;
@@ -66,7 +75,7 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 		Base::look();
 		if (lane < chunk_tiles) {
 			uint64_t bits = 0;
-			int n = have(lane);
+			int n = size(lane);
 			for (int j = 0; j < lc_tile && n > 0; j++)
 				bits |= (uint64_t)(load_shared(place + lane * lc_tile + (j < n ? j : n - 1)).x < 0) << j;
 			store_shared(coded + lane, bits);
@@ -90,14 +99,14 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 	}
 
 	DEV_METHOD void fetch_rows(int k, int n, uint64_t bits, const lc_tensor &x, const lc_coded &c, int features) {
-		int size = element_bytes(x.dtype), units = features * size / 16, code_units = (c.codec == lc_int4 ? features / 2 : features) / 16;
-		const char *base = (const char *)x.data + load_const(&item->kv_head) * x.head * size;
+		int each = element_bytes(x.dtype), units = features * each / 16, code_units = (c.codec == lc_int4 ? features / 2 : features) / 16;
+		const char *base = (const char *)x.data + load_const(&item->kv_head) * x.head * each;
 		const char *codes = (const char *)c.codes.data + load_const(&item->kv_head) * c.codes.head;
-		int shift = Base::lanes(~bits ? units : code_units), u0 = lane & ((1 << shift) - 1), end = have(n);
+		int shift = Base::lanes(~bits ? units : code_units), u0 = lane & ((1 << shift) - 1), end = size(n);
 		for (int j = lane >> shift; j < end; j += decode_threads >> shift) {
 			Place at = load_shared(place + n * lc_tile + j);
 			bool is = at.x < 0;
-			const char *from = is ? codes + ((-1 - (int64_t)at.x) * c.codes.row + at.y * c.codes.slot) : base + (at.x * x.row + at.y * x.slot) * size;
+			const char *from = is ? codes + ((-1 - (int64_t)at.x) * c.codes.row + at.y * c.codes.slot) : base + (at.x * x.row + at.y * x.slot) * each;
 			char *to = slot(k) + j * stride;
 			for (int u = u0; u < (is ? code_units : units); u += decode_threads)
 				copy_async(to + 16 * u, from + 16 * u);
@@ -106,9 +115,9 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 
 	// fetch_channels asks for scales and zeros of the keys of each coded page.
 	DEV_METHOD void fetch_channels(int k, int n, uint64_t bits) {
-		int units = p.head_dim / 8, size = p.page_size;
+		int units = p.head_dim / 8, each = p.page_size;
 		int64_t start = first + n * lc_tile;
-		for (int e = 0, j = 0; j < have(n); e++, j = (int)((start / size + e) * size - start)) {
+		for (int e = 0, j = 0; j < size(n); e++, j = (int)((start / each + e) * each - start)) {
 			if (!(bits >> j & 1))
 				continue;
 			int64_t at = -1 - (int64_t)load_shared(place + n * lc_tile + j).x;
@@ -126,7 +135,7 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 		const lc_tensor &a = p.coded_value.scale, &b = p.coded_value.zero;
 		int each = a.vector < b.vector ? a.vector : b.vector; // 16: 8 halves; 4: 4; 1: 1
 		each = each == 16 ? 8 : each;
-		int units = groups / each, end = have(n) * 2 * units;
+		int units = groups / each, end = size(n) * 2 * units;
 		int64_t head = load_const(&item->kv_head);
 		UNROLL_BY(4) for (int i = lane; i < end; i += decode_threads) {
 			int j = i / (2 * units), u = i % (2 * units);
@@ -147,7 +156,7 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 
 	// widen_channels makes floats of the scales and zeros of keys.
 	DEV_METHOD void widen_channels(int k, int n) {
-		int last = page(n, have(n) - 1), fours = p.head_dim / 4;
+		int last = page(n, size(n) - 1), fours = p.head_dim / 4;
 		for (int i = lane; i < (last + 1) * 2 * fours; i += decode_threads) {
 			int e = i / (2 * fours), d = i % (2 * fours);
 			int at = d < fours ? 4 * d : Dim + 4 * (d - fours);
@@ -182,22 +191,22 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 		const char *row = slot(k) + lane * stride;
 		const float *scale[2];
 		UNROLL for (int h = 0; h < 2; h++) {
-			int j = lane + 32 * h, end = have(n);
+			int j = lane + 32 * h, end = size(n);
 			scale[h] = channels + page(n, j < end ? j : end - 1) * Row;
 		}
 		int units = p.head_dim / (4 * Per); // of 16 bytes
-		if (Codec == lc_int8) {
+		if constexpr (Codec == lc_int8) {
 			for (int u = 0; u < units; u++) {
 				uint4 raw[2] = {load_shared((const uint4 *)(row + 16 * u)), load_shared((const uint4 *)(row + 32 * stride + 16 * u))};
 				UNROLL for (int e = 0; e < Per; e++) multiply_codes<Codec>(a, raw, e, scale, 16 * u + 4 * e);
 			}
-			return;
+		} else {
+			for (int d = 0, e = 0; e < Per; e++)
+				for (int u = 0; u < units; u++, d += 4) {
+					uint4 raw[2] = {load_shared((const uint4 *)(row + 16 * u)), load_shared((const uint4 *)(row + 32 * stride + 16 * u))};
+					multiply_codes<Codec>(a, raw, e, scale, d);
+				}
 		}
-		for (int d = 0, e = 0; e < Per; e++)
-			for (int u = 0; u < units; u++, d += 4) {
-				uint4 raw[2] = {load_shared((const uint4 *)(row + 16 * u)), load_shared((const uint4 *)(row + 32 * stride + 16 * u))};
-				multiply_codes<Codec>(a, raw, e, scale, d);
-			}
 	}
 
 	template <int Codec> DEV_METHOD void multiply_codes(float (&a)[2][R], const uint4 (&raw)[2], int e, const float *const (&scale)[2], int d) {
@@ -208,7 +217,7 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 	}
 
 	// add_tile adds the runs of keys of one kind.
-	template <int Type, bool Hidden> DEV_METHOD void add_tile(State &s, int k, int n, int end) {
+	DEV_METHOD void add_tile(State &s, int k, int n, int end) {
 		uint64_t bits = load_shared(coded + n);
 		for (int j = 0, to; j < end; j = to) {
 			bool is = bits >> j & 1;
@@ -217,40 +226,59 @@ template <int R, int Dim> struct CodedDecode : Decode<R, Dim, CodedDecode<R, Dim
 				to = end;
 			while (to < end && (bits >> to & 1) == is)
 				to++;
-			if (!is)
-				Base::template add_keys<Type, Hidden>(s, k, n, j, to);
-			else if (p.coded_value.codec == lc_int4)
-				add_codes<lc_int4, Hidden>(s, k, n, j, to);
+			if (is)
+				add_coded(s, k, n, j, to);
 			else
-				add_codes<lc_int8, Hidden>(s, k, n, j, to);
+				Base::add_plain(s, k, n, j, to);
 		}
 	}
 
-	// add_codes adds coded keys from … to−1 of the tile. What lanes past the last
-	// feature load is of no meaning.
+	DEV_METHOD void add_coded(State &s, int k, int n, int from, int to) {
+		bool four = p.coded_value.codec == lc_int4;
+		if (four && Base::whole(n))
+			add_codes<lc_int4, false>(s, k, n, from, to);
+		else if (four)
+			add_codes<lc_int4, true>(s, k, n, from, to);
+		else if (Base::whole(n))
+			add_codes<lc_int8, false>(s, k, n, from, to);
+		else
+			add_codes<lc_int8, true>(s, k, n, from, to);
+	}
+
+	// Codes are rows of codes in the ring, one after another. What lanes past the
+	// last feature load is of no meaning.
+	template <int Codec> struct Codes {
+		const char *row;
+		const uint16_t *scale;
+		int stride, groups;
+		int at[Units], shift[Units], group[Units]; // of the lane's features
+
+		DEV_METHOD void next() { row += stride, scale += 2 * groups; }
+
+		DEV_METHOD float4 four(int u) const {
+			float f = widen_f16(load_shared(scale + group[u])), z = widen_f16(load_shared(scale + groups + group[u]));
+			float4 c;
+			if (Codec == lc_int4)
+				c = codes4<Codec>(load_shared((const uint4 *)(row + at[u])), shift[u]);
+			else
+				c = codes4<Codec>({load_shared((const uint32_t *)(row + at[u])), 0, 0, 0}, 0);
+			return decoded(c, {f, f, f, f}, {z, z, z, z});
+		}
+	};
+
+	// add_codes adds coded keys from … to−1 of the tile.
 	template <int Codec, bool Hidden> DEV_METHOD void add_codes(State &s, int k, int n, int from, int to) {
-		int at[Units], shift[Units], group[Units], eighth = p.value_dim / 8;
+		Codes<Codec> v;
+		v.row = slot(k) + from * stride, v.scale = (const uint16_t *)behind(k) + 2 * groups * from;
+		v.stride = stride, v.groups = groups;
+		int eighth = p.value_dim / 8;
 		UNROLL for (int u = 0; u < Units; u++) {
 			int d = 128 * u + 4 * lane;
 			d = d < p.value_dim ? d : 0;
-			group[u] = d / p.coded_value.group;
-			at[u] = Codec == lc_int4 ? 4 * (d % eighth) : d;
-			shift[u] = d / eighth;
+			v.at[u] = Codec == lc_int4 ? 4 * (d % eighth) : d;
+			v.shift[u] = d / eighth;
+			v.group[u] = d / p.coded_value.group;
 		}
-		const char *row = slot(k) + from * stride;
-		const uint16_t *scale = (const uint16_t *)behind(k) + 2 * groups * from;
-		const float *x = w + (n * lc_tile + from) * R;
-		UNROLL_BY(4) for (int j = from; j < to; j++, row += stride, scale += 2 * groups, x += R) {
-			Weights a = Base::weights(s, x);
-			UNROLL for (int u = 0; u < Units; u++) {
-				float f = widen_f16(load_shared(scale + group[u])), z = widen_f16(load_shared(scale + groups + group[u]));
-				float4 c;
-				if (Codec == lc_int4)
-					c = codes4<Codec>(load_shared((const uint4 *)(row + at[u])), shift[u]);
-				else
-					c = codes4<Codec>({load_shared((const uint32_t *)(row + at[u])), 0, 0, 0}, 0);
-				Base::template weighted<Hidden>(s, u, decoded(c, {f, f, f, f}, {z, z, z, z}), a);
-			}
-		}
+		Base::template add_rows<Hidden>(s, v, w + (n * lc_tile + from) * R, to - from);
 	}
 };
