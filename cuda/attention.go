@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -53,11 +54,11 @@ func choose(s *kernel.Spec, rows int) shape {
 const decodeThreads = 32
 
 // decoding returns the kernel decode_<rows>_<dim> for few rows a KV head that
-// reads keys as they are stored, and its shared memory; "" where the Spec asks
-// for more than it can.
-func decoding(s *kernel.Spec, terms, rows int) (name string, shared int) {
-	if terms > 1 || !s.Coding.IsZero() || s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE || max(s.HeadDim, s.ValueDim) > 256 || rows > 8 {
-		return "", 0
+// reads keys as they are stored, or decode_coded_<rows>_<dim> that reads coded
+// pages too, its shared memory, and whether it reads codes; "" where more is asked for than they can.
+func decoding(s *kernel.Spec, b *kernel.Batch, rows int) (name string, shared int, codes bool) {
+	if len(b.Terms) > 1 || s.RotaryDim > 0 && s.KeyStorage == kernel.PreRoPE || max(s.HeadDim, s.ValueDim) > 256 || rows > 8 {
+		return "", 0, false
 	}
 	most, dim := 4, 128
 	if rows > 4 {
@@ -66,7 +67,27 @@ func decoding(s *kernel.Spec, terms, rows int) (name string, shared int) {
 	if max(s.HeadDim, s.ValueDim) > 128 {
 		dim = 256
 	}
-	return fmt.Sprintf("decode_%d_%d", most, dim), int(C.lc_decode_shared(C.int32_t(most), C.int32_t(dim), C.int32_t(s.KVDType.Size())))
+	r, d, bytes := C.int32_t(most), C.int32_t(dim), C.int32_t(s.KVDType.Size())
+	if !slices.Contains(b.Pages.Coded, true) {
+		return fmt.Sprintf("decode_%d_%d", most, dim), int(C.lc_decode_shared(r, d, bytes)), false
+	}
+	key, value := s.Coding.Key, s.Coding.Value
+	if key.Codec == kernel.NoCodec || value.Codec == kernel.NoCodec || value.Group%4 != 0 {
+		return "", 0, false
+	}
+	return fmt.Sprintf("decode_coded_%d_%d", most, dim), int(C.lc_decode_coded_shared(r, d, bytes, C.int32_t(s.PageSize), C.int32_t(s.ValueDim/value.Group))), true
+}
+
+// decodes reports whether the kernel of decoding can load what Run is given: rows
+// in whole units of 16 bytes.
+func (a *attention) decodes() bool {
+	p := a.params
+	if a.decode == "" || p.key.vector != 16 || p.value.vector != 16 {
+		return false
+	}
+	k, v := &p.coded_key, &p.coded_value
+	return !a.decodesCodes || k.codes.vector == 16 && k.scale.vector == 16 && k.zero.vector == 16 && v.codes.vector == 16 &&
+		v.scale.dim == 1 && v.zero.dim == 1
 }
 
 // grids are the blocks of the launches of a Run.
@@ -91,6 +112,7 @@ type attention struct {
 	shared       int
 	decode       string // kernel that may take the place of shape's
 	decodeShared int
+	decodesCodes bool
 	plan         plan
 	tables       buffer
 	space        buffer
@@ -173,9 +195,9 @@ func (a *attention) Plan(b *kernel.Batch) error {
 	a.shape = choose(&a.spec, rows)
 	a.shared = a.shape.sharedBytes(&a.spec)
 	slots := a.b.dev.multiprocessors() * max(1, min(2, a.b.dev.sharedBytes()/a.shared))
-	a.decode, a.decodeShared = "", 0
-	if name, shared := decoding(&a.spec, len(b.Terms), rows); shared <= a.b.dev.sharedBytes() {
-		a.decode, a.decodeShared = name, shared
+	a.decode, a.decodeShared, a.decodesCodes = decoding(&a.spec, b, rows)
+	if a.decodeShared > a.b.dev.sharedBytes() {
+		a.decode = ""
 	}
 	t := &a.plan
 	t.lower(&a.spec, b, &a.shape, slots, a.decode != "")
@@ -280,7 +302,7 @@ func (a *attention) Run(args *kernel.Args) error {
 		r.uses = append(r.uses, use{a: a, layout: a.layout})
 	}
 	name, grid, threads, shared := a.shape.name, n.attention, blockThreads, a.shared
-	if a.decode != "" && p.key.vector == 16 && p.value.vector == 16 {
+	if a.decodes() {
 		name, grid, threads, shared = a.decode, n.decode, decodeThreads, a.decodeShared
 	}
 	if grid > 0 {

@@ -30,7 +30,9 @@
 
 enum { decode_threads = 32, decode_stages = 2, chunk_tiles = lc_chunk / lc_tile };
 
-template <int R, int Dim> struct Decode {
+// Self is the kind of decoding that is derived from this: it may load and use
+// tiles in its own way.
+template <int R, int Dim, class Self> struct Decode {
 	enum { Row = Dim + 4, Units = Dim / 128, Fours = R / 4 };
 
 	const lc_attention_params &p;
@@ -62,6 +64,8 @@ template <int R, int Dim> struct Decode {
 		ring = (char *)(words + R * chunk_tiles);
 		stride = lc_decode_stride(Dim, element_bytes(p.key.dtype));
 	}
+
+	DEV_METHOD Self &self() { return *(Self *)this; }
 
 	DEV_METHOD int head(int r) const { return load_const(&item->head) + r % load_const(&item->heads); }
 	DEV_METHOD int token(int r) const { return load_const(&item->t0) + r / load_const(&item->heads); }
@@ -125,7 +129,17 @@ template <int R, int Dim> struct Decode {
 	}
 
 	DEV_METHOD int tile(int k) const { return (int)(list >> 4 * k & 15); }
+	// size is the keys of tile n.
+	DEV_METHOD int size(int n) const { return keys - n * lc_tile < lc_tile ? keys - n * lc_tile : (int)lc_tile; }
 	DEV_METHOD char *slot(int k) const { return ring + k % decode_stages * lc_tile * stride; }
+
+	// lanes is the number of them that copy a row of so many units, as a shift.
+	DEV_METHOD static int lanes(int units) {
+		int shift = 0;
+		while (1 << shift < units && shift < 5)
+			shift++;
+		return shift;
+	}
 
 	// fetch asks for what comes k-th: first come the tiles of keys, then those of
 	// values. Past the last it asks for nothing. A row of the tensor has so many
@@ -135,16 +149,12 @@ template <int R, int Dim> struct Decode {
 			const lc_tensor &x = k < tiles ? p.key : p.value;
 			int bytes = element_bytes(x.dtype), units = (k < tiles ? p.head_dim : p.value_dim) * bytes / 16;
 			const char *base = (const char *)x.data + load_const(&item->kv_head) * x.head * bytes;
-			int k0 = tile(k < tiles ? k : k - tiles) * lc_tile;
-			int have = keys - k0 < lc_tile ? keys - k0 : (int)lc_tile;
-			int shift = 0;
-			while (1 << shift < units && shift < 5)
-				shift++;
-			int u0 = lane & ((1 << shift) - 1);
+			int n = tile(k < tiles ? k : k - tiles), k0 = n * lc_tile, have = size(n);
+			int shift = lanes(units), u0 = lane & ((1 << shift) - 1);
 			for (int j = lane >> shift; j < have; j += decode_threads >> shift) {
 				Place at = load_shared(place + k0 + j);
 				const char *from = base + (at.x * x.row + at.y * x.slot) * bytes;
-				char *to = slot(k) + j * stride;
+				char *to = self().slot(k) + j * stride;
 				for (int u = u0; u < units; u += decode_threads)
 					copy_async(to + 16 * u, from + 16 * u);
 			}
@@ -160,23 +170,22 @@ template <int R, int Dim> struct Decode {
 	// scores sets those of the k-th tile and its maxima.
 	DEV_METHOD void scores(int k) {
 		float a[2][R];
+		self().products(k, a);
+		finish(tile(k), a);
+	}
+
+	DEV_METHOD void products(int k, float (&a)[2][R]) {
 		switch (p.key.dtype) {
 		case lc_f32:
-			dot<lc_f32>(k, a);
-			break;
+			return dot<lc_f32>(k, a);
 		case lc_f16:
-			dot<lc_f16>(k, a);
-			break;
+			return dot<lc_f16>(k, a);
 		case lc_bf16:
-			dot<lc_bf16>(k, a);
-			break;
+			return dot<lc_bf16>(k, a);
 		case lc_f8e4m3:
-			dot<lc_f8e4m3>(k, a);
-			break;
-		default:
-			dot<lc_f8e5m2>(k, a);
+			return dot<lc_f8e4m3>(k, a);
 		}
-		finish(tile(k), a);
+		dot<lc_f8e5m2>(k, a);
 	}
 
 	// dot sets the products of the k-th tile. What keys past the last have is of
@@ -184,7 +193,7 @@ template <int R, int Dim> struct Decode {
 	template <int Type> DEV_METHOD void dot(int k, float (&a)[2][R]) {
 		enum { Per = Type == lc_f32 ? 4 : Type <= lc_bf16 ? 8 : 16 };
 		UNROLL for (int r = 0; r < R; r++) a[0][r] = a[1][r] = 0.0f;
-		const char *row = slot(k) + lane * stride;
+		const char *row = self().slot(k) + lane * stride;
 		float f = Type >= lc_f8e4m3 && p.key_scale.data ? load_scalar(p.key_scale, load_const(&item->kv_head), 0) : 1.0f;
 		int units = p.head_dim / Per;
 		for (int u = 0; u < units; u++) {
@@ -193,15 +202,20 @@ template <int R, int Dim> struct Decode {
 				float4 x[2] = {four<Type>(raw[0], e), four<Type>(raw[1], e)};
 				if (Type >= lc_f8e4m3)
 					x[0] = scaled(x[0], f), x[1] = scaled(x[1], f);
-				UNROLL for (int r = 0; r < R; r++) {
-					float4 y = load_shared((const float4 *)(q + r * Row + u * Per + 4 * e));
-					UNROLL for (int h = 0; h < 2; h++) {
-						a[h][r] = fma_(x[h].x, y.x, a[h][r]);
-						a[h][r] = fma_(x[h].y, y.y, a[h][r]);
-						a[h][r] = fma_(x[h].z, y.z, a[h][r]);
-						a[h][r] = fma_(x[h].w, y.w, a[h][r]);
-					}
-				}
+				multiply(a, x, u * Per + 4 * e);
+			}
+		}
+	}
+
+	// multiply adds the products of features d … d+3.
+	DEV_METHOD void multiply(float (&a)[2][R], const float4 (&x)[2], int d) {
+		UNROLL for (int r = 0; r < R; r++) {
+			float4 y = load_shared((const float4 *)(q + r * Row + d));
+			UNROLL for (int h = 0; h < 2; h++) {
+				a[h][r] = fma_(x[h].x, y.x, a[h][r]);
+				a[h][r] = fma_(x[h].y, y.y, a[h][r]);
+				a[h][r] = fma_(x[h].z, y.z, a[h][r]);
+				a[h][r] = fma_(x[h].w, y.w, a[h][r]);
 			}
 		}
 	}
@@ -280,40 +294,70 @@ template <int R, int Dim> struct Decode {
 		float4 o[R][Units];
 	};
 
+	// add adds the weighted values that came k-th.
 	DEV_METHOD void add(State &s, int k) {
-		switch (p.value.dtype) {
-		case lc_f32:
-			return add_of<lc_f32>(s, k);
-		case lc_f16:
-			return add_of<lc_f16>(s, k);
-		case lc_bf16:
-			return add_of<lc_bf16>(s, k);
-		case lc_f8e4m3:
-			return add_of<lc_f8e4m3>(s, k);
-		}
-		add_of<lc_f8e5m2>(s, k);
-	}
-
-	// add_of adds the weighted values that came k-th.
-	template <int Type> DEV_METHOD void add_of(State &s, int k) {
-		int n = tile(k - tiles), have = keys - n * lc_tile;
+		int n = tile(k - tiles);
 		UNROLL for (int r = 0; r < R; r++) {
 			float f = load_shared(factor + n * R + r);
 			s.l[r] = mul_(s.l[r], f);
 			UNROLL for (int u = 0; u < Units; u++) s.o[r][u] = scaled(s.o[r][u], f);
 		}
-		if (full >> n & 1) // rows that there are not may have any state
-			add_keys<Type, false>(s, k, n, lc_tile);
-		else
-			add_keys<Type, true>(s, k, n, have < lc_tile ? have : (int)lc_tile);
+		self().add_tile(s, k, n, size(n));
 	}
 
-	template <int Type, bool Hidden> DEV_METHOD void add_keys(State &s, int k, int n, int have) {
+	DEV_METHOD void add_tile(State &s, int k, int n, int end) { add_plain(s, k, n, 0, end); }
+
+	// add_plain adds keys from … to−1 of the tile.
+	DEV_METHOD void add_plain(State &s, int k, int n, int from, int to) {
+		switch (p.value.dtype) {
+		case lc_f32:
+			return add_of<lc_f32>(s, k, n, from, to);
+		case lc_f16:
+			return add_of<lc_f16>(s, k, n, from, to);
+		case lc_bf16:
+			return add_of<lc_bf16>(s, k, n, from, to);
+		case lc_f8e4m3:
+			return add_of<lc_f8e4m3>(s, k, n, from, to);
+		}
+		add_of<lc_f8e5m2>(s, k, n, from, to);
+	}
+
+	// whole says that all rows see the tile whole; rows that there are not may have
+	// any state.
+	DEV_METHOD bool whole(int n) const { return full >> n & 1; }
+
+	template <int Type> DEV_METHOD void add_of(State &s, int k, int n, int from, int to) {
+		if (whole(n))
+			add_keys<Type, false>(s, k, n, from, to);
+		else
+			add_keys<Type, true>(s, k, n, from, to);
+	}
+
+	// Values are rows of one type in the ring, one after another.
+	template <int Type> struct Values {
 		enum { Bytes = Type == lc_f32 ? 4 : Type <= lc_bf16 ? 2 : 1 };
-		const char *row = slot(k) + 4 * lane * Bytes;
-		const float *x = w + n * lc_tile * R;
+		const char *at; // the lane's first features
+		int stride;
+		float f;
+
+		DEV_METHOD void next() { at += stride; }
+
+		// four is the u-th four features; past the last, of no meaning.
+		DEV_METHOD float4 four(int u) const {
+			float4 v = value<Type>(at + 128 * Bytes * u);
+			return Type >= lc_f8e4m3 ? scaled(v, f) : v;
+		}
+	};
+
+	template <int Type, bool Hidden> DEV_METHOD void add_keys(State &s, int k, int n, int from, int to) {
 		float f = Type >= lc_f8e4m3 && p.value_scale.data ? load_scalar(p.value_scale, load_const(&item->kv_head), 0) : 1.0f;
-		UNROLL_BY(4) for (int j = 0; j < have; j++, row += stride, x += R) {
+		Values<Type> v = {self().slot(k) + from * stride + 4 * lane * Values<Type>::Bytes, stride, f};
+		add_rows<Hidden>(s, v, w + (n * lc_tile + from) * R, to - from);
+	}
+
+	// add_rows adds so many rows, whose weights begin at x.
+	template <bool Hidden, class Rows> DEV_METHOD static void add_rows(State &s, Rows &row, const float *x, int count) {
+		UNROLL_BY(4) for (int j = 0; j < count; j++, row.next(), x += R) {
 			float y[R];
 			UNROLL for (int g = 0; g < Fours; g++) {
 				float4 z = load_shared((const float4 *)x + g);
@@ -321,9 +365,7 @@ template <int R, int Dim> struct Decode {
 			}
 			UNROLL for (int r = 0; r < R; r++) s.l[r] = add_(s.l[r], y[r]);
 			UNROLL for (int u = 0; u < Units; u++) {
-				float4 v = value<Type>(row + 128 * Bytes * u); // past the last feature, of no meaning
-				if (Type >= lc_f8e4m3)
-					v = scaled(v, f);
+				float4 v = row.four(u);
 				bool finite = !Hidden || finite4(v);
 				UNROLL for (int r = 0; r < R; r++)
 					if (finite || as_bits(y[r]) != 0x80000000u)
@@ -347,8 +389,8 @@ template <int R, int Dim> struct Decode {
 		first = (int64_t)c * lc_chunk;
 		int64_t left = load_const(&seq->keys) - first;
 		keys = left < lc_chunk ? (int)left : (int)lc_chunk;
-		look();
-		fetch(0);
+		self().look();
+		self().fetch(0);
 		for (int k = 0; k < tiles; k++) {
 			fetch_next(k);
 			scores(k);
@@ -364,18 +406,18 @@ template <int R, int Dim> struct Decode {
 			add(s, k);
 		}
 		copy_wait();
+		float *m = part + p.part_rows * p.part_dim;
 		UNROLL for (int r = 0; r < R; r++) {
 			if (r >= rows)
 				continue;
 			UNROLL for (int u = 0; u < Units; u++)
 				if (128 * u + 4 * lane < p.value_dim)
 					store_global((float4 *)(part + r * p.part_dim + 128 * u) + lane, s.o[r][u]);
-			if (lane == r) {
-				float *m = part + p.part_rows * p.part_dim;
-				store_global(m + r, tiles > 0 ? load_shared(top + tile(tiles - 1) * R + r) : max_start());
+			if (lane == 0) // all lanes have the same; an index that is a lane's would keep it in memory
 				store_global(m + p.part_rows + r, s.l[r]);
-			}
 		}
+		if (lane < rows)
+			store_global(m + lane, tiles > 0 ? load_shared(top + tile(tiles - 1) * R + lane) : max_start());
 	}
 
 	// fetch_next waits for what comes k-th and asks for the next, which takes the
@@ -383,7 +425,7 @@ template <int R, int Dim> struct Decode {
 	DEV_METHOD void fetch_next(int k) {
 		copy_wait();
 		sync_warp(); // all of it is there, and what came before is read
-		fetch(k + 1);
+		self().fetch(k + 1);
 	}
 
 	DEV_METHOD void run(const lc_item *it) {
@@ -398,8 +440,13 @@ template <int R, int Dim> struct Decode {
 	}
 };
 
-template <int R, int Dim> DEV void decode(const lc_attention_params &p) {
-	Decode<R, Dim> a(p);
+template <int R, int Dim> struct PlainDecode : Decode<R, Dim, PlainDecode<R, Dim>> {
+	using Decode<R, Dim, PlainDecode<R, Dim>>::Decode;
+};
+
+// decode runs the items of a kind of decoding.
+template <class Kind> DEV void decode(const lc_attention_params &p) {
+	Kind a(p);
 	int items = load_const(&((const lc_counts *)p.counts)->items);
 	for (int k = block_index(); k < items; k += grid_size())
 		a.run((const lc_item *)p.items + k);

@@ -324,6 +324,22 @@ static inline LC_ANYWHERE int32_t lc_decode_shared(int32_t rows, int32_t dim, in
 	return 4 * rows * (dim + 4 + lc_chunk + 2 * tiles) + 8 * (lc_chunk + rows * tiles) + 2 * lc_tile * lc_decode_stride(dim, bytes);
 }
 
+// lc_decode_groups is the bytes behind a tile in the ring where pages may be coded:
+// scales and zeros in F16, of the keys of each page of a tile or of each group of
+// the values. lc_decode_coded_shared is the bytes of shared memory, with those of
+// the keys once more, widened.
+static inline LC_ANYWHERE int32_t lc_decode_pages(int32_t page_size) {
+	return lc_tile % page_size == 0 ? lc_tile / page_size : page_size % lc_tile == 0 ? 1 : (lc_tile - 2) / page_size + 2;
+}
+static inline LC_ANYWHERE int32_t lc_decode_groups(int32_t dim, int32_t page_size, int32_t groups) {
+	int32_t keys = 4 * dim * lc_decode_pages(page_size), values = 4 * lc_tile * groups;
+	return keys > values ? keys : values;
+}
+static inline LC_ANYWHERE int32_t lc_decode_coded_shared(int32_t rows, int32_t dim, int32_t bytes, int32_t page_size, int32_t groups) {
+	return lc_decode_shared(rows, dim, bytes) + 2 * lc_decode_groups(dim, page_size, groups) + 8 * (lc_chunk / lc_tile) +
+		4 * lc_decode_pages(page_size) * (2 * dim + 4);
+}
+
 // lc_merge_shared is the bytes of shared memory of attention_merge.
 static inline LC_ANYWHERE int32_t lc_merge_shared(void) { return 4 * 5 * 128; }
 

@@ -64,9 +64,10 @@ template <class T> DEV T load_global(const T *p) { sim::global(p, sizeof(T)); re
 template <class T> DEV void store_global(T *p, T x) { sim::global(p, sizeof(T)); *p = x; }
 
 
-// A copy of 16 bytes from global to shared memory that lands when it is waited
+// A copy of 16 or 8 bytes from global to shared memory that lands when it is waited
 // for by the thread that asked.
 DEV void copy_async(void *to, const void *from) { sim::copy_async(to, from, 16, 16); }
+DEV void copy_async8(void *to, const void *from) { sim::copy_async(to, from, 8, 8); }
 DEV void copy_commit() { sim::copy_commit(); }
 DEV void copy_wait() { sim::copy_wait(0); }
 template <int N> DEV void copy_wait_but() { sim::copy_wait(N); } // the last N groups may still be on their way
@@ -140,6 +141,9 @@ template <class T> DEV void store_global(T *p, T x) { *p = x; }
 
 DEV void copy_async(void *to, const void *from) {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+DEV void copy_async8(void *to, const void *from) {
+	asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }
 DEV void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 DEV void copy_wait() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }

@@ -7,7 +7,7 @@
 // It ends with 0, with 1 where bits differ, with 2 where the simulator reports
 // an error.
 #include "attention.cuh"
-#include "decode.cuh"
+#include "decode_coded.cuh"
 #include "harness.h"
 #include "merge.cuh"
 
@@ -15,7 +15,8 @@
 
 KERNEL(attention_64_64, lc_attention_params, attention_threads, 2, (attention<64, 64, 64>(p)))
 KERNEL(attention_16_512, lc_attention_params, attention_threads, 2, (attention<16, 32, 512>(p)))
-KERNEL(decode_4_128, lc_attention_params, decode_threads, 4, (decode<4, 128>(p)))
+KERNEL(decode_4_128, lc_attention_params, decode_threads, 4, (decode<PlainDecode<4, 128>>(p)))
+KERNEL(decode_coded_4_128, lc_attention_params, decode_threads, 4, (decode<CodedDecode<4, 128>>(p)))
 KERNEL(attention_merge, lc_attention_params, merge_threads, 1, (merge_parts(p)))
 
 namespace {
@@ -29,18 +30,21 @@ struct Problem {
 	bool causal, sink, split;
 	bool special; // values that are not finite where some rows do not see them
 	bool bf16;    // keys and values
+	int codec, group; // of every second page; of values
 };
 
 const Problem problems[] = {
-	{"causal", "attention_64_64", 64, 64, 90, 200, 2, 1, 24, 40, 0, true, false, false, false, false},
-	{"short", "attention_64_64", 64, 64, 5, 20, 1, 1, 8, 8, 16, true, false, false, false, false},
-	{"special", "attention_64_64", 64, 64, 40, 130, 1, 1, 16, 20, 0, true, false, false, true, false},
-	{"paged", "attention_64_64", 64, 64, 3, 70, 4, 2, 24, 64, 16, true, true, false, false, true},
-	{"chunks", "attention_64_64", 64, 64, 70, 1200, 1, 1, 8, 12, 0, true, true, false, false, false},
-	{"split", "attention_64_64", 64, 64, 2, 1600, 2, 1, 16, 8, 32, true, true, true, false, true},
-	{"late", "attention_64_64", 64, 64, 20, 700, 2, 2, 32, 64, 0, true, false, false, true, true},
-	{"decode", "decode_4_128", 16, 128, 2, 700, 2, 1, 32, 64, 16, true, true, true, true, true},
-	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false, false},
+	{"causal", "attention_64_64", 64, 64, 90, 200, 2, 1, 24, 40, 0, true, false, false, false, false, 0, 0},
+	{"short", "attention_64_64", 64, 64, 5, 20, 1, 1, 8, 8, 16, true, false, false, false, false, 0, 0},
+	{"special", "attention_64_64", 64, 64, 40, 130, 1, 1, 16, 20, 0, true, false, false, true, false, 0, 0},
+	{"paged", "attention_64_64", 64, 64, 3, 70, 4, 2, 24, 64, 16, true, true, false, false, true, 0, 0},
+	{"chunks", "attention_64_64", 64, 64, 70, 1200, 1, 1, 8, 12, 0, true, true, false, false, false, 0, 0},
+	{"split", "attention_64_64", 64, 64, 2, 1600, 2, 1, 16, 8, 32, true, true, true, false, true, 0, 0},
+	{"late", "attention_64_64", 64, 64, 20, 700, 2, 2, 32, 64, 0, true, false, false, true, true, 0, 0},
+	{"decode", "decode_4_128", 16, 128, 2, 700, 2, 1, 32, 64, 16, true, true, true, true, true, 0, 0},
+	{"int8", "decode_coded_4_128", 16, 128, 2, 700, 2, 1, 32, 64, 16, true, true, true, true, true, lc_int8, 16},
+	{"int4", "decode_coded_4_128", 16, 128, 1, 300, 4, 1, 32, 64, 40, true, false, true, false, false, lc_int4, 8},
+	{"wide", "attention_16_512", 16, 512, 5, 150, 3, 1, 96, 300, 0, false, false, false, false, false, 0, 0},
 };
 
 struct State {
@@ -51,6 +55,52 @@ struct State {
 		m = f.top, l = fma_(b.l, f.b, mul_(l, f.a));
 		for (size_t d = 0; d < o.size(); d++)
 			o[d] = fma_(b.o[d], f.b, mul_(o[d], f.a));
+	}
+};
+
+// Codes are the codes of the odd pages, random, and what they stand for goes into x.
+struct Codes {
+	int codec, group, size, heads, features;
+	Array<uint8_t> codes;
+	Array<uint16_t> scale, zero;
+
+	Codes(Array<float> &x, int codec, int keys, int pages, int size, int heads, int features, int group, const std::vector<int32_t> &table)
+		: codec(codec), group(group), size(size), heads(heads), features(features),
+		  codes(std::vector<uint8_t>(codec ? (size_t)pages * size * heads * bytes() : 0)),
+		  scale(std::vector<uint16_t>(codec ? (size_t)pages * heads * groups() : 0)), zero(scale.x) {
+		for (size_t i = 0; i < scale.x.size(); i++)
+			scale.x[i] = narrow_f16(normal() * 0.02f), zero.x[i] = narrow_f16(normal());
+		for (auto &c : codes.x)
+			c = (uint8_t)(as_bits(normal()) >> 7);
+		for (int j = 0; codec && j < keys; j++)
+			for (int h = 0; h < heads; h++)
+				for (int d = 0; d < features; d++) {
+					int64_t page = table[j / size], slot = j % size;
+					if (page % 2)
+						x.x[(((size_t)page * size + slot) * heads + h) * features + d] = value(page, slot, h, d);
+				}
+	}
+	float value(int64_t page, int64_t slot, int h, int d) const {
+		int eighth = std::max(features / 8, 1), k = d / eighth;
+		size_t row = ((size_t)page * size + slot) * heads + h;
+		uint8_t c = codes.x[row * bytes() + (codec == lc_int4 ? d % eighth * 4 + k / 2 : d)];
+		c = codec == lc_int4 ? c >> 4 * (k % 2) & 15 : c;
+		size_t at = group ? row * (features / group) + d / group : ((size_t)page * heads + h) * features + d;
+		return fma_((float)c, widen_f16(scale.x[at]), widen_f16(zero.x[at]));
+	}
+	int bytes() const { return codec == lc_int4 ? features / 2 : features; }
+	int groups() const { return group ? size * (features / group) : features; }
+	lc_coded params() const {
+		lc_coded c = {};
+		c.codec = codec, c.group = group;
+		c.codes.data = codes.at(), c.codes.slot = heads * bytes(), c.codes.row = size * c.codes.slot, c.codes.head = bytes(), c.codes.dim = 1;
+		c.codes.dtype = lc_u8, c.codes.vector = 16;
+		int64_t row = group ? features / group : features;
+		c.scale.head = row, c.scale.slot = group ? heads * row : 0, c.scale.row = (int64_t)heads * groups(), c.scale.dim = 1;
+		c.scale.dtype = lc_f16, c.scale.vector = row % 8 == 0 ? 16 : row % 4 == 0 ? 4 : 1;
+		c.zero = c.scale;
+		c.scale.data = scale.at(), c.zero.data = zero.at();
+		return c;
 	}
 };
 
@@ -70,11 +120,14 @@ int run(const Problem &q) {
 	for (int j = 0; j < q.keys; j++)
 		for (int e = 0; e < q.kv_heads * q.value_dim; e++)
 			value.x[(size_t)row(j) * q.kv_heads * q.value_dim + e] = q.special && j % 50 == 49 ? from_bits(0x7f800000) : normal();
+	Codes coded_key(key, q.codec, q.keys, pages, size, q.kv_heads, q.head_dim, 0, table.x);
+	Codes coded_value(value, q.codec, q.keys, pages, size, q.kv_heads, q.value_dim, q.group, table.x);
 	std::vector<uint16_t> key16, value16;
 	for (auto x : {std::make_pair(&key, &key16), std::make_pair(&value, &value16)})
-		for (auto &e : x.first->x) {
+		for (size_t i = 0; i < x.first->x.size(); i++) {
+			float &e = x.first->x[i];
 			x.second->push_back(as_bits(e) >> 16);
-			if (q.bf16)
+			if (q.bf16 && !(q.codec && i / (x.first->x.size() / pages) % 2))
 				e = from_bits(as_bits(e) & 0xffff0000u);
 		}
 	Array<uint16_t> bf16_key(key16), bf16_value(value16);
@@ -138,6 +191,12 @@ int run(const Problem &q) {
 	p.totals = totals.at(), p.parts = states.at();
 	Array<lc_counts> counts({{(int)work.size(), (int)merges.size(), 0, 0}});
 	p.counts = counts.at();
+	std::vector<int32_t> listed = table.x; // coded pages as −1 − page
+	for (auto &e : listed)
+		e = q.codec && e % 2 ? -1 - e : e;
+	Array<int32_t> list(listed);
+	p.pages = list.at();
+	p.coded_key = coded_key.params(), p.coded_value = coded_value.params();
 	p.part_rows = q.rows, p.part_dim = q.dim;
 	p.tokens = q.tokens, p.heads = q.heads, p.kv_heads = q.kv_heads, p.group = group;
 	p.head_dim = q.head_dim, p.value_dim = q.value_dim, p.page_size = size, p.terms = 1;
@@ -146,7 +205,7 @@ int run(const Problem &q) {
 	int shared = lc_attention_shared(q.rows, keys, q.dim, 1) + raw;
 	unsigned threads = attention_threads;
 	if (q.dim == 128)
-		shared = lc_decode_shared(4, 128, 2), threads = decode_threads;
+		shared = q.codec ? lc_decode_coded_shared(4, 128, q.bf16 ? 2 : 4, size, q.value_dim / q.group) : lc_decode_shared(4, 128, 2), threads = decode_threads;
 	int code = sim_launch(sim_find(q.kernel), {(unsigned)grid, 1, 1}, {threads, 1, 1}, shared, &p);
 	if (!code && parts)
 		code = sim_launch(sim_find("attention_merge"), {(unsigned)(merges.size() * q.rows), 1, 1}, {merge_threads, 1, 1}, lc_merge_shared(), &p);
