@@ -72,7 +72,8 @@ func decoding(s *kernel.Spec, b *kernel.Batch, rows int) (name string, shared in
 		return fmt.Sprintf("decode_%d_%d", most, dim), int(C.lc_decode_shared(r, d, bytes)), false
 	}
 	key, value := s.Coding.Key, s.Coding.Value
-	if key.Codec == kernel.NoCodec || value.Codec == kernel.NoCodec || value.Group%4 != 0 {
+	const leastPage = 8 // scales of keys of more pages a tile would leave room for a block or two
+	if key.Codec == kernel.NoCodec || value.Codec == kernel.NoCodec || value.Group%4 != 0 || s.PageSize < leastPage {
 		return "", 0, false
 	}
 	return fmt.Sprintf("decode_coded_%d_%d", most, dim), int(C.lc_decode_coded_shared(r, d, bytes, C.int32_t(s.PageSize), C.int32_t(s.ValueDim/value.Group))), true

@@ -59,9 +59,9 @@ func decodeCases() []decodeCase {
 	var all []decodeCase
 	add := func(kernel string, c modules.Config, coded int, step modules.Step) {
 		p := kerneltest.Problem{Config: c, Step: step, Drawn: true, Scaled: c.KVDType == tensor.F8E4M3}
-		switch coded {
+		switch coded { // the type has no name here
 		case 1:
-			p.Coded = 1 // all
+			p.Coded = 1 // all pages
 		case 2:
 			p.Coded = 2 // every second one
 		}
@@ -88,6 +88,7 @@ func decodeCases() []decodeCase {
 		window.Score = modules.Score{SoftCap: 5, SinkLogit: true}
 		add("decode_coded_4_128", window, 1, one)
 		add("attention_16_128", quantizedDecode(codec, 64, 64, 16, 2, tensor.F16), 1, one) // groups of two features
+		add("attention_16_128", quantizedDecode(codec, 64, 64, 4, 32, tensor.F16), 1, one) // short pages
 	}
 	return all
 }
