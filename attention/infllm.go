@@ -28,8 +28,10 @@ import (
 // attention over Init + Blocks + Local pages.
 //
 // Limits: for decode. A block that no representative stands for is not found. The
-// published code keeps most blocks in host memory, here all are pages. It takes
-// the mean over the queries of a chunk; here each token has its own choice.
+// published code keeps most blocks in host memory. Here all are pages of the
+// backend: kvcache.SwapSpace moves whole sequences between steps, while each layer and
+// token chooses other blocks. It takes the mean over the queries of a chunk; here each
+// token has its own choice.
 type InfLLM struct {
 	Blocks          int // chosen by score, at least 1; 16
 	Init            int // first pages, at least 0; 1 of 128 keys

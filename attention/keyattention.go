@@ -22,7 +22,9 @@ type KeyAttention struct {
 }
 
 // NewKeyAttention makes one for a Config whose Mask is zero: a token sees the keys
-// listed for it. Of scores only SoftCap can be had. With ranks, the keys of a list
+// listed for it. Of scores only SoftCap can be had. Regions of a Position count places
+// in the list, and PosMaps take positions: with a window of ReRoPE's kind the last keys
+// of each list are to be all those within it. With ranks, the keys of a list
 // have the positions 0, 1, …, and the query that of the last one; otherwise
 // positions are indices. KeyStorage PostRoPE or no rotation need neither.
 func NewKeyAttention(b kernel.Backend, c Config, ranks bool) (*KeyAttention, error) {

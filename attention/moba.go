@@ -66,21 +66,11 @@ func (m MoBA) Means(b kernel.Backend, in *Selection, key, means tensor.View, fro
 	cache := tensor.View{Buf: means.Buf, DType: means.DType, Rank: 4, Offset: means.Offset}
 	copy(cache.Shape[:], []int64{means.Shape[0], 1, means.Shape[1], means.Shape[2]})
 	copy(cache.Stride[:], []int64{means.Stride[0], means.Stride[0], means.Stride[1], means.Stride[2]})
-	half, rest := m.split(made, cache)
-	if err := b.AppendKV(&kernel.AppendArgs{Key: half[0], KeyCache: half[1], Value: rest[0], ValueCache: rest[1], Slots: slots}); err != nil {
+	// An append takes keys and values: the means are both, and written twice alike.
+	if err := b.AppendKV(&kernel.AppendArgs{Key: made, KeyCache: cache, Value: made, ValueCache: cache, Slots: slots}); err != nil {
 		return fmt.Errorf("attention: moba: %w", err)
 	}
 	return nil
-}
-
-// split gives the first feature and the others, or the first twice where there
-// is no other, so that one append stores both as if they were key and value.
-func (MoBA) split(made, cache tensor.View) (first, others [2]tensor.View) {
-	first = [2]tensor.View{made.Slice(2, 0, 1), cache.Slice(3, 0, 1)}
-	if others = first; made.Shape[2] > 1 {
-		others = [2]tensor.View{made.Slice(2, 1, made.Shape[2]), cache.Slice(3, 1, cache.Shape[3])}
-	}
-	return first, others
 }
 
 // firstPages are the first pages of the chunks of a sequence.

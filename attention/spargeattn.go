@@ -24,9 +24,11 @@ import (
 // the means.
 //
 // Limits: for prefill, in host memory, of plain pages; keys and queries as they are
-// attended to. The paper's second stage, which skips values of little weight inside
-// the kernel, and its coded products are not here; and blocks of queries and keys
-// are of one size. Features of keys drawn at random have no likeness, and then all is seen.
+// attended to. The paper's second stage skips the values of a tile whose scores lie far
+// below the running maximum of its rows. It is not here: that maximum is of the keys
+// in the order of the kernel's loop, so that no list made before can hold it, and
+// what is skipped would change with the tiles of a backend. Its coded products are
+// not here either, and blocks of queries and keys are of one size. Features of keys drawn at random have no likeness, and then all is seen.
 type SpargeAttn struct {
 	Block int     // queries and keys of a block, a multiple of PageSize
 	Alike float64 // −1 to 1; the paper's θ

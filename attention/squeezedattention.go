@@ -30,7 +30,9 @@ import (
 //
 // Limits: for decode, over a prefix clustered before; one sequence a call has one
 // prefix. How many keys are read depends on the query: Threshold is set on some
-// text. The paper's second level of centroids is not here.
+// text. The paper's second level of centroids, by which
+// most of the first are not scored, is not here: each query head would score a list of
+// its own, and RowScores has one table for all heads of a sequence.
 type SqueezedAttention struct {
 	Threshold float64 // of S, below 1; not NaN
 }

@@ -61,11 +61,12 @@ type plainKV struct{ *layer }
 func (plainKV) KeyStorage() kernel.KeyStorage { return kernel.PreRoPE }
 
 // infLLMBeyond sees the last half of the trained length at true distances, and of the
-// rest as many keys, all at the end of that window.
+// rest as many keys, all at the end of that window. Regions of KeyAttention count
+// places in a list: the window ends where the last pages are sure to reach.
 func (l *layer) infLLMBeyond() (*choice, error) {
-	local := max(l.Config.Context/2/l.Page, 1)
+	local := max(l.Config.Context/2/l.Page, 2)
 	m := attention.InfLLM{Blocks: max(local-1, 1), Init: 1, Local: local, Representatives: 4}
-	window := local * l.Page
+	window := (local - 1) * l.Page
 	position := attention.ReRoPE{Window: window}
 	weights, err := l.weights(position)
 	if err != nil {

@@ -232,7 +232,8 @@ func (l *layer) doubleSparse() (*attention.Keys, error) {
 // local window, as the paper does, so that all blocks are at one distance. Its
 // representatives are the keys that got most attention.
 func (l *layer) infLLM(in *attention.Selection) (none kernel.BlockSparse, err error) {
-	m := attention.InfLLM{Blocks: l.pageBudget() - 2, Init: 1, Local: 1, Representatives: 4}
+	local := l.pageBudget() / 2 // as the paper has it, more than one page
+	m := attention.InfLLM{Blocks: l.pageBudget() - 1 - local, Init: 1, Local: local, Representatives: 4}
 	weights, err := l.weights(attention.Absolute{})
 	if err != nil {
 		return none, err
@@ -242,7 +243,7 @@ func (l *layer) infLLM(in *attention.Selection) (none kernel.BlockSparse, err er
 		return none, err
 	}
 	in.Query = clone(l.plain)
-	if err := l.turn(in.Query, l.Page); err != nil {
+	if err := l.turn(in.Query, local*l.Page); err != nil {
 		return none, err
 	}
 	return m.Select(l.Backend, in, means)
