@@ -211,8 +211,8 @@ func (e *Evaluator) Attend(ctx context.Context, how model.Attending, windows, re
 	}
 	err = run.all(ctx, recall, func(t *Trial, logits []float32) {
 		if correct(logits, t.Targets) == len(t.Targets) {
-			right += 1 / float64(len(recall))
+			right++
 		}
 	})
-	return bits, right, err
+	return bits, right / float64(len(recall)), err
 }
