@@ -29,7 +29,7 @@ func parseExtrapolate(std streams, args []string) (*extrapolateFlags, error) {
 	var o extrapolateFlags
 	f := newFlags(std, "extrapolate", "Runs a model on sequences longer than it was trained on, with one method after\n"+
 		"another, and writes a table, plots, a page, CSV and JSON. Ctrl-C writes what is\nfinished.")
-	f.StringVar(&o.methods, "methods", "", "names with commas, or all, or quick (default \"all\", with -quick \"quick\")")
+	f.StringVar(&o.methods, "methods", "", "names with commas, or all, or positions (all but selectors of keys), or quick (default \"positions\", with -quick \"quick\")")
 	f.StringVar(&o.lengths, "lengths", "", "tokens, or multiples of the trained length such as 4x (default \"1x,2x,4x,8x,16x\", with -quick to 8x)")
 	f.StringVar(&o.model, "model", "", "safetensors `file` of a byte-level Llama (default: the one that comes with bench)")
 	f.StringVar(&o.text, "text", "", "`file` to judge by (default: source of Go that the model has not seen)")
@@ -51,7 +51,7 @@ func parseExtrapolate(std streams, args []string) (*extrapolateFlags, error) {
 			}
 		}
 	}
-	pick(&o.methods, "all", "quick")
+	pick(&o.methods, "positions", "quick")
 	pick(&o.lengths, "1x,2x,4x,8x,16x", "1x,2x,4x,8x")
 	for _, n := range []struct {
 		name        string

@@ -34,6 +34,12 @@ func (*Backend) CopyIn(dst tensor.Buffer, src []byte) error { return errOff }
 // CopyOut copies the start of a buffer of this backend to dst.
 func (*Backend) CopyOut(dst []byte, src tensor.Buffer) error { return errOff }
 
+// Scan runs tokens of sequences through their states.
+func (*Backend) Scan(a *kernel.ScanArgs) error { return errOff }
+
+// ScanBackward has no kernel.
+func (*Backend) ScanBackward(a *kernel.ScanBackwardArgs) error { return errOff }
+
 // HostAlloc returns pinned memory.
 func (*Backend) HostAlloc(bytes int64) (tensor.Buffer, error) { return nil, errOff }
 

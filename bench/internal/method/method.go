@@ -88,7 +88,9 @@ func (s *Setup) Span(length int) int {
 	return min(length, int(s.Mask.Regions[0].Diff.Hi))
 }
 
-// Select picks methods by a list of names with commas, or by "all" or "quick". They come in the order of the table, each once.
+// Select picks methods by a list of names with commas, or by "all", "positions" (all
+// that choose no keys by a selector) or "quick". They come in the order of the table,
+// each once.
 func Select(list string) ([]*Method, error) {
 	chosen := map[string]bool{}
 	for name := range strings.SplitSeq(list, ",") {
@@ -96,21 +98,21 @@ func Select(list string) ([]*Method, error) {
 		switch name {
 		case "":
 			continue
-		case "all", "quick":
+		case "all", "positions", "quick":
 			for i := range table {
-				if name == "all" || table[i].Quick {
+				if name == "all" || table[i].Quick || name == "positions" && !table[i].selects() {
 					chosen[table[i].Name] = true
 				}
 			}
 		default:
 			if !slices.ContainsFunc(table, func(m Method) bool { return m.Name == name }) {
-				return nil, fmt.Errorf("method: unknown method %q (have all, quick, %s)", name, strings.Join(Names(), ", "))
+				return nil, fmt.Errorf("method: unknown method %q (have all, positions, quick, %s)", name, strings.Join(Names(), ", "))
 			}
 			chosen[name] = true
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("method: %q names no method (have all, quick, %s)", list, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("method: %q names no method (have all, positions, quick, %s)", list, strings.Join(Names(), ", "))
 	}
 	var out []*Method
 	for i := range table {
@@ -119,6 +121,12 @@ func Select(list string) ([]*Method, error) {
 		}
 	}
 	return out, nil
+}
+
+// selects reports whether a method chooses keys by a selector.
+func (m *Method) selects() bool {
+	x, err := attention.FindModule(m.Module)
+	return err == nil && x.Kind == "selector"
 }
 
 // Names lists all methods in the order of the table.
