@@ -68,7 +68,7 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-methods", "rop"}, "have all, quick"},
+		{[]string{"-methods", "rop"}, "have all, positions, quick"},
 		{[]string{"-lengths", "64"}, "-lengths"},
 		{[]string{"-lengths", "4x,2x"}, "ascending"},
 		{[]string{"-lengths", "4096x"}, "give a longer one"},

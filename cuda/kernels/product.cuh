@@ -7,7 +7,7 @@
 enum { product_threads = 128, slice = 64, slice_row = slice + 4 };
 
 // add_products adds to s the dot products, over n features ascending, of the rows
-// gr + 8a in x and the keys i + 16c in y: 16 loads of 16 bytes for 128 FMAs with 64
+// gr + 8a in x and the keys i + 16c in y: 12 loads of 16 bytes for 128 FMAs with 64
 // rows, 5 for 16 with 8.
 template <int Rows> DEV void add_products(float (&s)[Rows / 8][4], const float *x, const float *y, int gr, int i, int n) {
 	int d = 0;

@@ -4,11 +4,10 @@
 // Rules 20 and 22 differ in where a key and its scores lie, and are one kernel. A
 // block of 128 threads has 64 keys of a KV head, and Rows rows (query token and
 // head of the group): 64 features at a time go through shared memory, then each
-// thread has the products of Rows/8 rows and four keys in registers, so that 16
-// bytes of shared memory serve 16 products and more. With 8 rows, those of a token
-// of a decode step, a key is read from memory once for all heads of its group:
-// 4·64·dim bytes for 2·8·64·dim FLOPs, so memory is the limit. With 64 rows it
-// is the FMA units.
+// thread has the products of Rows/8 rows and four keys in registers. With 8 rows,
+// those of a token of a decode step, a key is read from memory once for all heads of
+// its group: 4·64·dim bytes for 2·8·64·dim FLOPs, so memory is the limit. With 64
+// rows it is the FMA units.
 //
 // Where slots lie side by side (SparQ's second copy of keys), neighbouring threads
 // read neighbouring keys, and elsewhere neighbouring features, so that both are
