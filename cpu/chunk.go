@@ -134,9 +134,6 @@ func (s *scanScratch) head(t *scan, h int) {
 	}
 }
 
-// gateFloor is the least power of two of a gate: its factor is 0.
-const gateFloor = -128
-
 // sumGates sums the gates of a chunk.
 func (s *scanScratch) sumGates(t *scan, h int) {
 	if t.channels {
@@ -146,14 +143,7 @@ func (s *scanScratch) sumGates(t *scan, h int) {
 			s.w[r] = *t.gates.at(s.t0+int64(r), int64(h))
 		}
 	}
-	for d := range t.gateRows {
-		sum, g := 0.0, s.g[d*(tile+1):][:s.n+1]
-		g[0] = 0
-		for r, x := range s.w[d*tile:][:s.n] {
-			sum += float64(min(max(float32(x*kernel.Log2E), gateFloor), 0))
-			g[r+1] = sum
-		}
-	}
+	vec.Gates(s.g, s.w, t.gateRows, s.n)
 }
 
 // exp2 sets the tokens of rows of a tile to their powers of two: x <= 0. Few
@@ -204,10 +194,7 @@ func (s *scanScratch) headWeights(t *scan) {
 	s.exp2(s.e, s.n)
 	for r := range s.n {
 		e := s.e[r*tile:][:r]
-		p, c := s.p[r*tile:][:r], s.qk[r*tile:][:r]
-		for i, x := range e {
-			p[i] = c[i] * x
-		}
+		vec.Multiply(s.p[r*tile:][:r], s.qk[r*tile:], e)
 		if t.delta() {
 			a, c := s.a[r*tile:][:r], s.kk[r*tile:][:r]
 			for i, x := range e {
@@ -226,50 +213,15 @@ func (s *scanScratch) channelWeights(t *scan) {
 		if h >= s.n {
 			continue
 		}
-		s.levelFactors(t, h)
-		s.decayed(s.w, s.q, t.keyDim, h)
+		vec.Decays(s.policy, s.w, s.e, s.q, s.k, s.g, t.keyDim, s.n, h, t.shift)
 		s.levelProducts(s.p, s.w, t.keyDim, h)
 		if t.delta() {
-			s.decayed(s.w, s.k, t.keyDim, h)
+			vec.Multiply(s.w[:t.keyDim*tile], s.e, s.k)
 			s.levelProducts(s.a, s.w, t.keyDim, h)
 		}
 	}
 	if t.delta() {
 		s.negate(s.a, s.a)
-	}
-}
-
-// levelFactors are the factors of each token at the level of blocks of 2·h.
-func (s *scanScratch) levelFactors(t *scan, h int) {
-	for d := range t.keyDim {
-		g, e := s.g[d*(tile+1):][:s.n+1], s.e[d*tile:][:tile]
-		clear(e)
-		for b := 0; b+h < s.n; b += 2 * h {
-			m, end := b+h, min(b+2*h, s.n)
-			mid, first, second := g[m], e[b:m], e[m:end]
-			for r, x := range g[b+1:][:len(first)] {
-				first[r] = float32(mid - x)
-			}
-			for r, x := range g[m+1-t.shift:][:len(second)] {
-				second[r] = float32(x - mid)
-			}
-		}
-	}
-	s.exp2(s.e, t.keyDim)
-}
-
-// decayed sets w to keys in first halves and x in second ones, by their factors.
-// A last block without a second half has factors of no use.
-func (s *scanScratch) decayed(w, x []float32, keyDim, h int) {
-	for d := range keyDim {
-		e, to, q, k := s.e[d*tile:][:s.n], w[d*tile:][:s.n], x[d*tile:][:s.n], s.k[d*tile:][:s.n]
-		for r, f := range e {
-			y := k[r]
-			if r&h != 0 {
-				y = q[r]
-			}
-			to[r] = y * f
-		}
 	}
 }
 
@@ -326,26 +278,22 @@ func (s *scanScratch) decay(t *scan, x []float32, shift int, toEnd bool) []float
 	if t.gateRows == 0 || s.n == 1 && (toEnd || shift > 0) && !s.back.in {
 		return x // of one token the factors are 1
 	}
-	for d := range t.gateRows {
-		g, e := s.g[d*(tile+1):][:s.n+1], s.e[d*tile:][:tile]
-		clear(e[s.n:])
-		if toEnd {
-			for r, x := range g[1:] {
-				e[r] = float32(g[s.n] - x)
-			}
-		} else {
-			for r, x := range g[1-shift:][:s.n] {
-				e[r] = float32(x)
-			}
+	if s.n == 1 && !s.back.in { // what it reads decays as the state does
+		for d, f := range s.chunkFactors(t)[:t.gateRows] {
+			s.e[d*tile] = f
 		}
+		for d := range t.keyDim {
+			s.w[d*tile] = x[d*tile] * s.e[min(d, t.gateRows-1)*tile]
+		}
+		return s.w
 	}
-	s.exp2(s.e, t.gateRows)
-	for d := range t.keyDim {
-		e := s.e[min(d, t.gateRows-1)*tile:][:s.n]
-		to, from := s.w[d*tile:][:s.n], x[d*tile:][:s.n]
-		for r, f := range e {
-			to[r] = from[r] * f
-		}
+	h := 0
+	if toEnd {
+		h = tile
+	}
+	vec.Decays(s.policy, s.w, s.e, x, x, s.g, t.gateRows, s.n, h, shift)
+	for d := t.gateRows; d < t.keyDim; d++ { // a gate of all
+		vec.Multiply(s.w[d*tile:][:s.n], x[d*tile:], s.e)
 	}
 	return s.w
 }

@@ -228,7 +228,7 @@ func (s *scanScratch) gateEnd(t *unscanning, state, ds vec.Matrix) {
 func (s *scanScratch) pairs(t *unscanning, dx, x []float32, shift int) {
 	b, n := &s.back, s.n
 	if t.channels {
-		s.channelPairs(t, dx, x)
+		s.channelPairs(t, dx, x, shift)
 		return
 	}
 	if t.gateRows > 0 {
@@ -257,15 +257,14 @@ func (s *scanScratch) pairs(t *unscanning, dx, x []float32, shift int) {
 }
 
 // channelPairs is pairs with gates of channels.
-func (s *scanScratch) channelPairs(t *unscanning, dx, x []float32) {
+func (s *scanScratch) channelPairs(t *unscanning, dx, x []float32, shift int) {
 	b, n := &s.back, s.n
 	vec.ColumnsF32(b.dcT, tile, b.dc, tile, n, n, 0)
 	for h := tile / 2; h > 0; h /= 2 {
 		if h >= n {
 			continue
 		}
-		s.levelFactors(&t.scan, h)
-		s.decayed(s.w, x, t.keyDim, h)
+		vec.Decays(s.policy, s.w, s.e, x, s.k, s.g, t.keyDim, n, h, shift)
 		for lo := 0; lo+h < n; lo += 2 * h {
 			m := lo + h
 			size := min(h, n-m)
@@ -399,7 +398,7 @@ func (t *unscanning) store(s *scanScratch, h, keyHead int, add bool) {
 				x, g = t.gates.at(token, int64(h)), t.dgates.at(token, int64(h))
 			}
 			*g = 0
-			if a := float32(*x * kernel.Log2E); a >= gateFloor && a <= 0 {
+			if a := float32(*x * kernel.Log2E); a >= vec.GateFloor && a <= 0 {
 				*g = float32(sum)
 			}
 		}

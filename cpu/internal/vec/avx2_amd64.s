@@ -5580,6 +5580,184 @@ loop2:
 	VZEROUPPER
 	RET
 
+// func decaysAVX2(w *float32, e *float32, q *float32, k *float32, sums *float64, rows int, groups int, shift int, roles *decayRoles)
+TEXT ·decaysAVX2(SB), NOSPLIT, $0-72
+	MOVQ w+0(FP), DI
+	MOVQ e+8(FP), SI
+	MOVQ q+16(FP), AX
+	MOVQ k+24(FP), BX
+	MOVQ sums+32(FP), CX
+	MOVQ rows+40(FP), DX
+	MOVQ groups+48(FP), R8
+	MOVQ shift+56(FP), R9
+	MOVQ roles+64(FP), R10
+	SHLQ $3, R9
+	NEGQ R9
+	VMOVUPS (R10), Y9
+	ADDQ $64, R10
+
+	PCALIGN $32
+row:
+	MOVQ R8, R11
+	MOVQ R10, R13
+	XORQ R12, R12
+
+	PCALIGN $32
+group:
+	LEAQ 8(CX)(R12*2), R14
+	MOVQ 0(R13), R15
+	VMOVUPD 0(R14), Y0
+	VMOVUPD 16(R13), Y8
+	VMOVUPD 0(R14)(R9*1), Y3
+	VBLENDVPD Y8, Y3, Y0, Y0
+	VPERMPS (CX)(R15*1), Y9, Y1
+	VSUBPD Y0, Y1, Y2
+	VSUBPD Y1, Y0, Y3
+	VBLENDVPD Y8, Y3, Y2, Y2
+	VCVTPD2PSY Y2, X4
+	MOVQ 8(R13), R15
+	VMOVUPD 32(R14), Y0
+	VMOVUPD 48(R13), Y8
+	VMOVUPD 32(R14)(R9*1), Y3
+	VBLENDVPD Y8, Y3, Y0, Y0
+	VPERMPS (CX)(R15*1), Y9, Y1
+	VSUBPD Y0, Y1, Y2
+	VSUBPD Y1, Y0, Y3
+	VBLENDVPD Y8, Y3, Y2, Y2
+	VCVTPD2PSY Y2, X5
+	VINSERTF128 $1, X5, Y4, Y4
+	VCMPPS $5, expLimitAVX2<>(SB), Y4, Y8
+	VADDPS expShiftAVX2<>(SB), Y4, Y7
+	VSUBPS expShiftAVX2<>(SB), Y7, Y6
+	VSUBPS Y6, Y4, Y4
+	VMOVUPS expC0AVX2<>(SB), Y6
+	VFMADD213PS expC1AVX2<>(SB), Y4, Y6
+	VFMADD213PS expC2AVX2<>(SB), Y4, Y6
+	VFMADD213PS expC3AVX2<>(SB), Y4, Y6
+	VFMADD213PS expC4AVX2<>(SB), Y4, Y6
+	VFMADD213PS expC5AVX2<>(SB), Y4, Y6
+	VPSLLD $23, Y7, Y7
+	VMULPS Y7, Y6, Y6
+	VANDPS Y8, Y6, Y6
+	VMOVUPS (BX)(R12*1), Y0
+	VMOVUPS 80(R13), Y8
+	VMOVUPS (AX)(R12*1), Y3
+	VBLENDVPS Y8, Y3, Y0, Y0
+	VMULPS Y6, Y0, Y0
+	VMOVUPS Y6, (SI)(R12*1)
+	VMOVUPS Y0, (DI)(R12*1)
+	ADDQ $32, R12
+	ADDQ $120, R13
+	DECQ R11
+	JNE group
+	ADDQ $256, DI
+	ADDQ $256, SI
+	ADDQ $256, AX
+	ADDQ $256, BX
+	ADDQ $520, CX
+	DECQ DX
+	JNE row
+	VZEROUPPER
+	RET
+
+// func limitGatesAVX2(x *float32, n int)
+TEXT ·limitGatesAVX2(SB), NOSPLIT, $0-16
+	MOVQ x+0(FP), AX
+	MOVQ n+8(FP), CX
+	VMOVUPS log2eAVX2<>(SB), Y8
+	VMOVUPS gateFloorAVX2<>(SB), Y9
+	VXORPS X10, X10, X10
+	XORQ R9, R9
+	SUBQ $8, CX
+	JLT next4
+
+	PCALIGN $32
+loop3:
+	VMOVUPS 0(AX)(R9*1), Y0
+	VMULPS Y8, Y0, Y0
+	VMAXPS Y0, Y9, Y0
+	VMINPS Y0, Y10, Y0
+	VMOVUPS Y0, 0(AX)(R9*1)
+	ADDQ $32, R9
+	SUBQ $8, CX
+	JGE loop3
+
+next4:
+	ADDQ $8, CX
+	JEQ end1
+
+tail2:
+	LEAQ fewAVX2<>(SB), R10
+	SHLQ $2, CX
+	SUBQ CX, R10
+	VMOVUPS 32(R10), Y15
+	VMASKMOVPS 0(AX)(R9*1), Y15, Y0
+	VMULPS Y8, Y0, Y0
+	VMAXPS Y0, Y9, Y0
+	VMINPS Y0, Y10, Y0
+	VMASKMOVPS Y0, Y15, 0(AX)(R9*1)
+
+end1:
+	VZEROUPPER
+	RET
+
+// func multiplyAVX2(y *float32, a *float32, b *float32, n int)
+TEXT ·multiplyAVX2(SB), NOSPLIT, $0-32
+	MOVQ y+0(FP), AX
+	MOVQ a+8(FP), BX
+	MOVQ b+16(FP), DX
+	MOVQ n+24(FP), CX
+	XORQ R9, R9
+	SUBQ $16, CX
+	JLT next4
+
+	PCALIGN $32
+loop3:
+	VMOVUPS 0(BX)(R9*1), Y0
+	VMOVUPS 0(DX)(R9*1), Y2
+	VMULPS Y2, Y0, Y0
+	VMOVUPS Y0, 0(AX)(R9*1)
+	VMOVUPS 32(BX)(R9*1), Y1
+	VMOVUPS 32(DX)(R9*1), Y3
+	VMULPS Y3, Y1, Y1
+	VMOVUPS Y1, 32(AX)(R9*1)
+	ADDQ $64, R9
+	SUBQ $16, CX
+	JGE loop3
+
+next4:
+	ADDQ $16, CX
+	SUBQ $8, CX
+	JLT next6
+
+	PCALIGN $32
+loop5:
+	VMOVUPS 0(BX)(R9*1), Y0
+	VMOVUPS 0(DX)(R9*1), Y2
+	VMULPS Y2, Y0, Y0
+	VMOVUPS Y0, 0(AX)(R9*1)
+	ADDQ $32, R9
+	SUBQ $8, CX
+	JGE loop5
+
+next6:
+	ADDQ $8, CX
+	JEQ end1
+
+tail2:
+	LEAQ fewAVX2<>(SB), R10
+	SHLQ $2, CX
+	SUBQ CX, R10
+	VMOVUPS 32(R10), Y15
+	VMASKMOVPS 0(BX)(R9*1), Y15, Y0
+	VMASKMOVPS 0(DX)(R9*1), Y15, Y2
+	VMULPS Y2, Y0, Y0
+	VMASKMOVPS Y0, Y15, 0(AX)(R9*1)
+
+end1:
+	VZEROUPPER
+	RET
+
 // func rowsF32AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 TEXT ·rowsF32AVX2(SB), NOSPLIT, $0-56
 	MOVQ dst+0(FP), DX
@@ -10148,6 +10326,26 @@ DATA twiceAVX2<>+20(SB)/4, $0x00000002
 DATA twiceAVX2<>+24(SB)/4, $0x00000003
 DATA twiceAVX2<>+28(SB)/4, $0x00000003
 GLOBL twiceAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA log2eAVX2<>+0(SB)/4, $0x3fb8aa3b
+DATA log2eAVX2<>+4(SB)/4, $0x3fb8aa3b
+DATA log2eAVX2<>+8(SB)/4, $0x3fb8aa3b
+DATA log2eAVX2<>+12(SB)/4, $0x3fb8aa3b
+DATA log2eAVX2<>+16(SB)/4, $0x3fb8aa3b
+DATA log2eAVX2<>+20(SB)/4, $0x3fb8aa3b
+DATA log2eAVX2<>+24(SB)/4, $0x3fb8aa3b
+DATA log2eAVX2<>+28(SB)/4, $0x3fb8aa3b
+GLOBL log2eAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA gateFloorAVX2<>+0(SB)/4, $0xc3000000
+DATA gateFloorAVX2<>+4(SB)/4, $0xc3000000
+DATA gateFloorAVX2<>+8(SB)/4, $0xc3000000
+DATA gateFloorAVX2<>+12(SB)/4, $0xc3000000
+DATA gateFloorAVX2<>+16(SB)/4, $0xc3000000
+DATA gateFloorAVX2<>+20(SB)/4, $0xc3000000
+DATA gateFloorAVX2<>+24(SB)/4, $0xc3000000
+DATA gateFloorAVX2<>+28(SB)/4, $0xc3000000
+GLOBL gateFloorAVX2<>(SB), RODATA|NOPTR, $32
 
 DATA e4m3AVX2<>+0(SB)/4, $0xbfffbfff
 DATA e4m3AVX2<>+4(SB)/4, $0xbfffbfff

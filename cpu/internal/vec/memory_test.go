@@ -55,9 +55,12 @@ func (m *memory) halves(n int, v values, dtype tensor.DType) []uint16 {
 // anyBits is the type of operands that are not floating point.
 const anyBits tensor.DType = 255
 
+// binary64 is the type of operands that no tensor has.
+const binary64 tensor.DType = 254
+
 // place is n elements, at one end of the next region. Of those of a floating
 // point dtype all NaN count as the same.
-func place[T float32 | uint8 | uint16 | uint32 | uint64](m *memory, dtype tensor.DType, n int) []T {
+func place[T float32 | float64 | uint8 | uint16 | uint32 | uint64](m *memory, dtype tensor.DType, n int) []T {
 	var zero T
 	size := n * int(unsafe.Sizeof(zero))
 	if len(m.used) == len(m.regions) {
@@ -97,7 +100,7 @@ func (m *memory) snapshot() [][]byte {
 
 // differ compares a snapshot with the operands as they are now: the number of
 // the operand and of its element, margin included, that is not the same.
-func (m *memory) differ(s [][]byte) (operand, element int, got, want uint32, differ bool) {
+func (m *memory) differ(s [][]byte) (operand, element int, got, want uint64, differ bool) {
 	for k, o := range m.used {
 		size := 4
 		switch o.dtype {
@@ -105,6 +108,8 @@ func (m *memory) differ(s [][]byte) (operand, element int, got, want uint32, dif
 			size = 2
 		case anyBits:
 			size = 1
+		case binary64:
+			size = 8
 		}
 		for i := 0; i+size <= len(o.region); i += size {
 			g, w := word(o.region[i:][:size]), word(s[k][i:][:size])
@@ -116,18 +121,20 @@ func (m *memory) differ(s [][]byte) (operand, element int, got, want uint32, dif
 	return 0, 0, 0, 0, false
 }
 
-func word(b []byte) uint32 {
-	u := uint32(0)
+func word(b []byte) uint64 {
+	u := uint64(0)
 	for i, x := range b {
-		u |= uint32(x) << (8 * i)
+		u |= uint64(x) << (8 * i)
 	}
 	return u
 }
 
-func isNaN(u uint32, dtype tensor.DType) bool {
+func isNaN(u uint64, dtype tensor.DType) bool {
 	switch dtype {
+	case binary64:
+		return u<<1 > 0x7ff<<53
 	case tensor.F32:
-		return u<<1 > 0xff<<24
+		return uint32(u)<<1 > 0xff<<24
 	case tensor.F16, tensor.BF16:
 		x := dtype.ToF32(uint16(u))
 		return x != x

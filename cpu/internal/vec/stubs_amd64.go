@@ -58,6 +58,15 @@ func rotateHalfAVX512(x *float32, y *float32, cos *float32, sin *float32, n int,
 func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int, inverse int)
 
 //go:noescape
+func decaysAVX512(w *float32, e *float32, q *float32, k *float32, sums *float64, rows int, groups int, shift int, roles *decayRoles)
+
+//go:noescape
+func limitGatesAVX512(x *float32, n int)
+
+//go:noescape
+func multiplyAVX512(y *float32, a *float32, b *float32, n int)
+
+//go:noescape
 func rowsF32AVX512(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)
 
 //go:noescape
@@ -215,6 +224,15 @@ func rotateHalfAVX2(x *float32, y *float32, cos *float32, sin *float32, n int, i
 
 //go:noescape
 func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int, inverse int)
+
+//go:noescape
+func decaysAVX2(w *float32, e *float32, q *float32, k *float32, sums *float64, rows int, groups int, shift int, roles *decayRoles)
+
+//go:noescape
+func limitGatesAVX2(x *float32, n int)
+
+//go:noescape
+func multiplyAVX2(y *float32, a *float32, b *float32, n int)
 
 //go:noescape
 func rowsF32AVX2(dst *float32, ld int, src unsafe.Pointer, stride int, n int, dim int, ahead int)

@@ -49,6 +49,9 @@ var leaves = []leaf{
 	{"AddProduct", setAddProduct},
 	{"Rotate", setRotate},
 	{"Gradient", setGradient},
+	{"Decays", setDecays},
+	{"Gates", setGates},
+	{"Multiply", setMultiply},
 }
 
 // upTo is a number from 1 to n, often a round one.
@@ -436,6 +439,44 @@ func setAddProduct(m *memory) func() {
 	n, v := upTo(m.r, 270), anyValues(m.r)
 	y, a, b := m.floats(n, v), m.floats(n, v), m.floats(n+m.r.IntN(3), v)
 	return func() { AddProduct(kernel.Exact, y, a, b) }
+}
+
+func setDecays(m *memory) func() {
+	r, v := m.r, anyValues(m.r)
+	rows, n, h, shift := upTo(r, 20), upTo(r, Stride), 1<<r.IntN(8)>>1, r.IntN(2)
+	size := (rows-1)*Stride + (n+15)&^15
+	w, e, q, k := m.floats(size, v), m.floats(size, v), m.floats(size, v), m.floats(size, v)
+	if r.IntN(4) == 0 {
+		w = [][]float32{q, k}[r.IntN(2)]
+	}
+	g := place[float64](m, binary64, rows*gateRow)
+	x := make([]float32, rows*Stride)
+	anyValues(r).fill(r, x)
+	for i := range x { // of one sign, mostly within what E does not make 0
+		x[i] = -float32(math.Abs(float64(x[i]))) / float32(int(1)<<r.IntN(8))
+	}
+	Gates(g, x, rows, n)
+	return func() { Decays(kernel.Exact, w, e, q, k, g, rows, n, h, shift) }
+}
+
+func setGates(m *memory) func() {
+	rows, n := upTo(m.r, 20), upTo(m.r, Stride)
+	g, x := place[float64](m, binary64, rows*gateRow), m.floats((rows-1)*Stride+n, anyValues(m.r))
+	for i := range x {
+		if m.r.IntN(4) > 0 {
+			x[i] = -float32(math.Abs(float64(x[i])))
+		}
+	}
+	return func() { Gates(g, x, rows, n) }
+}
+
+func setMultiply(m *memory) func() {
+	n, v := upTo(m.r, 270), anyValues(m.r)
+	y, a, b := m.floats(n, v), m.floats(n, v), m.floats(n+m.r.IntN(3), v)
+	if m.r.IntN(2) == 0 {
+		y = [][]float32{a, b[:n]}[m.r.IntN(2)]
+	}
+	return func() { Multiply(y, a, b) }
 }
 
 func setNarrow16(m *memory) func() {

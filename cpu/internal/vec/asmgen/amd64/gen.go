@@ -69,6 +69,8 @@ func (g *gen) all() {
 	g.finishStrip()
 	g.elementwise()
 	g.rotate()
+	g.decays()
+	g.gates()
 	g.loads()
 	g.decode()
 	g.codedProducts()
