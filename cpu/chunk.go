@@ -321,10 +321,7 @@ func (s *scanScratch) forward(t *scan, state vec.Matrix) {
 		}
 	}
 	for r := range s.n {
-		o := s.o[r*s.ld:][:t.valueDim]
-		for i := range o {
-			o[i] += 0
-		}
+		vec.FinishRow(s.o[r*s.ld:][:t.valueDim], 1) // + 0
 	}
 }
 

@@ -260,26 +260,57 @@ func (s *scanScratch) pairs(t *unscanning, dx, x []float32, shift int) {
 func (s *scanScratch) channelPairs(t *unscanning, dx, x []float32, shift int) {
 	b, n := &s.back, s.n
 	vec.ColumnsF32(b.dcT, tile, b.dc, tile, n, n, 0)
+	at := func(x []float32, row, col int) vec.Matrix { return vec.Matrix{X: x[row*tile+col:], Row: tile, Col: 1} }
 	for h := tile / 2; h > 0; h /= 2 {
 		if h >= n {
 			continue
 		}
 		vec.Decays(s.policy, s.w, s.e, x, s.k, s.g, t.keyDim, n, h, shift)
-		for lo := 0; lo+h < n; lo += 2 * h {
-			m := lo + h
-			size := min(h, n-m)
-			at := func(x []float32, row, col int) vec.Matrix { return vec.Matrix{X: x[row*tile+col:], Row: tile, Col: 1} }
-			vec.MulAdd(s.policy, at(b.part, 0, m), at(s.w, 0, lo), at(b.dcT, lo, m), t.keyDim, h, size, vec.Zero, nil)
-			vec.MulAdd(s.policy, at(b.part, 0, lo), at(s.w, 0, m), at(b.dc, m, lo), t.keyDim, size, h, vec.Zero, nil)
-			for d := range t.keyDim {
-				for r := m; r < m+size; r++ {
-					dx[d*tile+r] += float32(b.part[d*tile+r] * s.e[d*tile+r])
+		if h < scanRows && finiteRows(s.w, tile, t.keyDim, n) { // 0 times what is not would be a NaN
+			s.smallPairs(t.keyDim, h)
+		} else {
+			for lo := 0; lo+h < n; lo += 2 * h {
+				m := lo + h
+				size := min(h, n-m)
+				vec.MulAdd(s.policy, at(b.part, 0, m), at(s.w, 0, lo), at(b.dcT, lo, m), t.keyDim, h, size, vec.Zero, nil)
+				vec.MulAdd(s.policy, at(b.part, 0, lo), at(s.w, 0, m), at(b.dc, m, lo), t.keyDim, size, h, vec.Zero, nil)
+			}
+		}
+		for d := range t.keyDim {
+			part := b.part[d*tile:][:n]
+			vec.Multiply(part, part, s.e[d*tile:])
+			for lo := 0; lo+h < n; lo += 2 * h { // a last block may have no second half
+				m, end := lo+h, min(lo+2*h, n)
+				dk, dx := b.dk[d*tile:][lo:m], dx[d*tile:][m:end]
+				for r, y := range part[lo:m] {
+					dk[r] += y
 				}
-				for r := lo; r < m; r++ {
-					b.dk[d*tile+r] += float32(b.part[d*tile+r] * s.e[d*tile+r])
+				for r, y := range part[m:end] {
+					dx[r] += y
 				}
 			}
 		}
+	}
+}
+
+// smallPairs sets part for blocks narrower than a product should be: of all tokens
+// around, with weights of 0 between those that are not in two halves of a block.
+func (s *scanScratch) smallPairs(keyDim, h int) {
+	b := &s.back
+	var c [scanRows * scanRows]float32
+	for g := 0; g+h < s.n; g += scanRows {
+		n := min(scanRows, s.n-g)
+		clear(c[:])
+		for r := range n {
+			if r&h == 0 {
+				continue
+			}
+			lo := r &^ (2*h - 1)
+			for i, x := range b.dc[(g+r)*tile+g+lo:][:h] {
+				c[r*scanRows+lo+i], c[(lo+i)*scanRows+r] = x, x
+			}
+		}
+		vec.MulAdd(s.policy, vec.Matrix{X: b.part[g:], Row: tile, Col: 1}, vec.Matrix{X: s.w[g:], Row: tile, Col: 1}, vec.Matrix{X: c[:], Row: scanRows, Col: 1}, keyDim, n, scanRows, vec.Zero, nil)
 	}
 }
 
