@@ -51,4 +51,13 @@
 //   - INT8 and INT4 turned as words of four and eight features, then taken
 //     apart: 1 shuffle or a half, 1700 and 1600 where bytes widened first
 //     took 2750.
+//
+// Factors of a scan with gates of channels (go test -bench Scan ./cpu: 2048 tokens,
+// 4 heads, 128 channels; predicted 3 times the rate of loops in Go):
+//
+//   - differences and products by loops in Go, exponentials by SoftmaxRows: 26.1 ms,
+//     two thirds of them in those loops.
+//   - all in one loop, and sums of gates four at a time, as each waits for the one
+//     before: 9.5 ms, of which products are half. The gradient, whose narrow products
+//     are made wide by zeros too, 137 to 50 ms.
 package amd64
